@@ -1,0 +1,85 @@
+"""The schema of a sweep: the search space, the sampler, the budget, where trials run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from rmexp.trial.schema import Section
+
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SamplerConfig(Section):
+    """Optuna's sampler."""
+
+    kind: Literal["tpe", "random", "grid", "gp", "cmaes", "qmc", "nsga2", "nsga3"] = "tpe"
+    seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is `seed`")
+    startup_trials: int = Field(5, ge=1, description="random trials before the model is asked")
+
+
+class PrunerConfig(Section):
+    """Optuna's pruner, on the objective that a trial reports after each epoch."""
+
+    kind: Literal["none", "median", "percentile", "asha", "hyperband", "patient"] = "none"
+    startup_trials: int = Field(5, ge=0, description="trials before anything is pruned")
+    warmup_epochs: int = Field(0, ge=0, description="epochs of a trial before it can be pruned")
+    percentile: float = Field(25.0, gt=0, lt=100, description="kept share in percent (percentile)")
+    patience: int = Field(1, ge=0, description="epochs without progress to allow (patient)")
+
+
+class SweepConfig(Section):
+    """A search over the keys of a trial."""
+
+    space: dict[str, Any] = Field(
+        default_factory=dict, description="key to an expression in Hydra's sweep grammar"
+    )
+    trials: int = Field(10, ge=1, description="finished (complete or pruned) trials in the study")
+    direction: Literal["maximize", "minimize"] = "maximize"
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    storage: str | None = Field(
+        None, description="Optuna storage URL; None is SQLite in the study's folder"
+    )
+    max_failures: int = Field(5, ge=0, description="failed trials after which the sweep stops")
+    timeout: float | None = Field(None, gt=0, description="seconds after which no trial starts")
+    keep: Literal["best", "last", "all"] = Field("best", description="which trained models stay")
+    dry_run: bool = Field(False, description="print the space and the first points, train nothing")
+
+
+class InlineExecutorConfig(Section):
+    """One trial after the other in the controller's process."""
+
+    kind: Literal["inline"]
+
+
+class ProcessExecutorConfig(Section):
+    """Warm worker processes on this machine."""
+
+    kind: Literal["process"] = "process"
+    slots: int | None = Field(None, ge=1, description="trials at once; None chooses")
+
+
+ExecutorConfig = Annotated[
+    InlineExecutorConfig | ProcessExecutorConfig, Field(discriminator="kind")
+]
+
+
+class StudyConfig(Section):
+    """What `rmexp train -m` and `rmexp sweep` know beside the trial's own config."""
+
+    study: str | None = Field(None, description="name of the study; its folder and W&B group")
+    output_dir: str = Field("outputs", description="studies and single runs go below it")
+    sweep: SweepConfig = SweepConfig()
+    executor: ExecutorConfig = ProcessExecutorConfig()
+
+    @field_validator("study", mode="after")
+    @classmethod
+    def _study_is_a_folder_name(cls, value: str | None) -> str | None:
+        if value is not None and not _STUDY_NAME.fullmatch(value):
+            raise ValueError(
+                f"must be letters, digits, dots, dashes and underscores, got {value!r}"
+            )
+        return value

@@ -1,0 +1,243 @@
+"""From Hydra's sweep grammar to Optuna's distributions, and from a suggestion back to values."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import HydraException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from rmexp.errors import UserError
+
+GroupOptions = Callable[[str], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched key.
+
+    Attributes:
+        key: dotted config key, or name of a config group.
+        distribution: Optuna's.
+        is_group: the values are options of a config group.
+        values: for choices, what each label stands for (labels are what Optuna stores).
+    """
+
+    key: str
+    distribution: BaseDistribution
+    is_group: bool = False
+    values: Mapping[Any, Any] | None = None
+
+    @property
+    def size(self) -> float:
+        """How many values there are; inf for a continuous key."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return len(d.choices)
+        if isinstance(d, IntDistribution):
+            return (d.high - d.low) // d.step + 1
+        assert isinstance(d, FloatDistribution)
+        return math.inf if d.step is None else round((d.high - d.low) / d.step) + 1
+
+    def value(self, label: Any) -> Any:
+        """The config value that a suggestion stands for."""
+        return label if self.values is None else self.values[label]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The searched keys, in the order in which they were written."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's define-and-run space."""
+        return {d.key: d.distribution for d in self.dimensions}
+
+    @property
+    def size(self) -> float:
+        """Number of points; inf where a key is continuous."""
+        return math.prod(d.size for d in self.dimensions)
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Config values of a trial's parameters."""
+        return {d.key: d.value(params[d.key]) for d in self.dimensions if d.key in params}
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Key and a readable range of each dimension."""
+        return [(d.key, _readable(d)) for d in self.dimensions]
+
+
+def build_space(
+    expressions: Mapping[str, Any], overrides: Sequence[Override], group_options: GroupOptions
+) -> tuple[Space, list[Override]]:
+    """Build the space from a sweep's YAML and the command line.
+
+    A key on the command line wins over the same key in the YAML: a sweep there replaces it, a
+    plain value takes the key out of the search.
+
+    Args:
+        expressions: key to expression in Hydra's grammar, such as ``choice(1, 2)``.
+        overrides: the parsed command line.
+        group_options: the options of a config group, empty for a plain key.
+
+    Returns:
+        The space, and the overrides that are not searched.
+
+    Raises:
+        UserError: for an expression that is no sweep, naming the key.
+    """
+    searched: dict[str, Override] = {}
+    for key, expression in expressions.items():
+        searched[key] = _parse(key, expression)
+    fixed: list[Override] = []
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            searched[key.lstrip("+")] = override
+        else:
+            searched.pop(key.lstrip("+"), None)
+            fixed.append(override)
+    return Space(tuple(_dimension(k, o, group_options) for k, o in searched.items())), fixed
+
+
+def _parse(key: str, expression: Any) -> Override:
+    # A YAML list is the natural way to write choices.
+    text = f"choice({','.join(map(_quoted, expression))})" if _is_list(expression) else expression
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={text}")
+    except HydraException as error:
+        raise UserError(
+            f"sweep.space.{key}: cannot read {expression!r}: {str(error).splitlines()[0]}"
+        ) from error
+    if not override.is_sweep_override():
+        raise UserError(
+            f"sweep.space.{key}: {expression!r} is no range; write choice(...), range(...), "
+            "interval(...) or tag(log, interval(...))"
+        )
+    return override
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return json.dumps(value)
+
+
+def _dimension(key: str, override: Override, group_options: GroupOptions) -> Dimension:
+    sweep = override.value()
+    options = list(group_options(key))
+    try:
+        if isinstance(sweep, ChoiceSweep):
+            return _choices(key, [_plain(v) for v in sweep.list], options)
+        if isinstance(sweep, Glob):
+            return _choices(key, _globbed(sweep, options), options)
+        if isinstance(sweep, RangeSweep):
+            return Dimension(key, _range(sweep))
+        if isinstance(sweep, IntervalSweep):
+            return Dimension(key, _interval(sweep))
+    except ValueError as error:
+        raise UserError(f"sweep.space.{key}: {error}") from error
+    raise UserError(f"sweep.space.{key}: {type(sweep).__name__} is not supported")
+
+
+def _plain(element: Any) -> Any:
+    if isinstance(element, QuotedString):
+        return element.text
+    if isinstance(element, list):
+        return [_plain(e) for e in element]
+    if isinstance(element, dict):
+        return {str(_plain(k)): _plain(v) for k, v in element.items()}
+    return element
+
+
+def _globbed(glob: Glob, options: Sequence[str]) -> list[Any]:
+    return [
+        o
+        for o in options
+        if any(fnmatch.fnmatch(o, p) for p in glob.include)
+        and not any(fnmatch.fnmatch(o, p) for p in glob.exclude)
+    ]
+
+
+def _choices(key: str, values: list[Any], options: Sequence[str]) -> Dimension:
+    if not values:
+        raise ValueError("no value to choose from")
+    for value in values:
+        if options and value not in options:
+            raise ValueError(f"no option {value!r} in group '{key}'; use {', '.join(options)}")
+    # Optuna stores plain scalars only; lists and mappings stand behind their JSON text.
+    labels = [v if isinstance(v, (str, int, float, bool, type(None))) else json.dumps(v)
+              for v in values]
+    if len({(type(label), label) for label in labels}) != len(labels):
+        raise ValueError("the same choice stands twice")
+    mapping = None if labels == values else dict(zip(labels, values, strict=True))
+    return Dimension(key, CategoricalDistribution(labels), bool(options), mapping)
+
+
+def _range(sweep: RangeSweep) -> BaseDistribution:
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    if start is None or stop is None or step <= 0:
+        raise ValueError("a range needs start, stop and a positive step")
+    # Hydra's stop is exclusive.
+    count = math.ceil(round((stop - start) / step, 9))
+    if count < 1:
+        raise ValueError(f"range({start},{stop}) is empty: its stop is exclusive")
+    last = start + (count - 1) * step
+    log = "log" in sweep.tags
+    if all(isinstance(v, int) for v in (start, stop, step)):
+        if log and step != 1:
+            raise ValueError("a range with tag log takes step 1")
+        return IntDistribution(int(start), int(last), step=int(step), log=log)
+    if log:
+        raise ValueError("tag log wants interval(...) or a range of integers")
+    return FloatDistribution(float(start), float(last), step=float(step))
+
+
+def _interval(sweep: IntervalSweep) -> BaseDistribution:
+    low, high = sweep.start, sweep.end
+    if low is None or high is None or not low < high:
+        raise ValueError("an interval needs start below end")
+    log = "log" in sweep.tags
+    if log and low <= 0:
+        raise ValueError("an interval with tag log needs a start above 0")
+    # int(interval(1, 8)) in Hydra's grammar casts both ends; a bare interval has float ends.
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(int(low), int(high), log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def _readable(dimension: Dimension) -> str:
+    d = dimension.distribution
+    if isinstance(d, CategoricalDistribution):
+        return ", ".join(str(c) for c in d.choices)
+    assert isinstance(d, (IntDistribution, FloatDistribution))
+    step = f", step {d.step}" if d.step not in (None, 1) else ""
+    return f"{d.low:g} to {d.high:g}{step}{' (log)' if d.log else ''}"
+
+
+__all__ = ["Dimension", "Space", "build_space"]

@@ -1,0 +1,143 @@
+"""From a config to objects: the only place where configuration chooses classes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmexp.errors import UserError
+from rmexp.preferences import PreferenceData, read_files, read_hub, read_starter
+from rmexp.rules import RuleSet, load_rule_set
+from rmexp.tracking import NullTracker, RunInfo, Tracker
+from rmexp.trial.schema import DataConfig, TrackerConfig, TrialConfig
+
+if TYPE_CHECKING:
+    from rmexp.backbone.embedding import SentenceEncoder
+    from rmexp.labelling.selectors import Selector
+    from rmexp.rating.rater import Rater
+
+
+def read_pairs(config: DataConfig) -> PreferenceData:
+    """The preference pairs that the config names."""
+    if config.source == "starter":
+        data = read_starter()
+        if config.limit is None:
+            return data
+        return PreferenceData(data.pairs[: config.limit], data.report)
+    shared: dict[str, Any] = {
+        "columns": config.columns,
+        "on_invalid": config.on_invalid,
+        "seed": config.seed,
+        "limit": config.limit,
+    }
+    if config.source == "files":
+        assert config.path is not None
+        return read_files(config.path, **shared)
+    assert config.name is not None
+    return read_hub(
+        config.name,
+        split=config.hub_split,
+        config_name=config.config_name,
+        data_dir=config.data_dir,
+        **shared,
+    )
+
+
+def rule_set(config: TrialConfig) -> RuleSet:
+    """The rule set, checked against what the config asks of it.
+
+    Raises:
+        UserError: r above the number of rules, or a rule of selection.rules that is not there.
+    """
+    rules = load_rule_set(config.rules.name, config.rules.path, config.rules.ids)
+    if config.r > len(rules):
+        raise UserError(
+            f"r: {config.r} critical rules from a set of {len(rules)} ({rules.name}); "
+            f"use r of {len(rules)} or less, or a larger rule set"
+        )
+    if config.selection.rules is not None:
+        known = set(rules.ids)
+        for rule_id in config.selection.rules:
+            if rule_id not in known:
+                raise UserError(f"selection.rules: no rule '{rule_id}' in set '{rules.name}'")
+    return rules
+
+
+def check_before_anything_heavy(config: TrialConfig) -> None:
+    """Tell the mistakes that can be told without loading a model or reading all the data.
+
+    Raises:
+        UserError: naming the key, file or folder.
+    """
+    rule_set(config)
+    if config.data.source == "files" and not Path(str(config.data.path)).exists():
+        raise UserError(f"data.path: no such file or folder: {config.data.path}")
+    from rmexp.backbone.sources import check_model_name
+
+    check_model_name(config.model.name, "model.name")
+    cache = Path(config.cache_dir)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cache_dir: cannot make {cache}: {error.strerror}") from error
+
+
+def sentence_encoder(name: str, cache_dir: Path) -> SentenceEncoder:
+    """The sentence encoder of that name."""
+    from rmexp.backbone.embedding import SentenceEncoder
+    from rmexp.backbone.sources import resolve_model
+
+    return SentenceEncoder(resolve_model(name, cache_dir))
+
+
+def rater(config: TrialConfig) -> Rater:
+    """The rater that the config names."""
+    options = config.rater
+    cache = Path(config.cache_dir)
+    if options.kind == "exemplar":
+        from rmexp.rating.exemplar import ExemplarRater
+
+        return ExemplarRater(sentence_encoder(options.encoder, cache))
+    if options.kind == "custom":
+        return _custom_rater(options.target, options.options)
+    raise UserError(f"rater.kind: '{options.kind}' is not available in this version")
+
+
+def selector(config: TrialConfig, rules: RuleSet) -> Selector:
+    """The strategy that chooses critical rules."""
+    from rmexp.labelling import selectors
+
+    options = config.selection
+    if options.strategy == "adaptive":
+        return selectors.AdaptiveSelector(r=config.r, gamma=config.gamma)
+    if options.strategy == "all":
+        return selectors.AllSelector(len(rules))
+    if options.strategy == "random":
+        return selectors.RandomSelector(r=config.r, rules=len(rules), seed=options.seed)
+    if options.strategy == "fixed":
+        assert options.rules is not None
+        return selectors.FixedSelector(tuple(rules.ids.index(i) for i in options.rules))
+    raise UserError("selection.strategy: 'adapter' is not available in this version")
+
+
+def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
+    """The tracker; with ``none`` wandb is never imported."""
+    if config.kind == "none":
+        return NullTracker()
+    from rmexp.tracking.wandb_run import WandbTracker
+
+    return WandbTracker(info, project=config.project, entity=config.entity, mode=config.mode)
+
+
+def _custom_rater(target: str, options: Mapping[str, Any]) -> Rater:
+    module, _, name = target.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)(**options)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"rater.target: cannot make '{target}': {error}") from error
+    for wanted in ("rate", "fingerprint"):
+        if not hasattr(made, wanted):
+            raise UserError(f"rater.target: '{target}' has no '{wanted}' (see rmexp.rating.rater)")
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,394 @@
+"""run_trial: one pass from preference pairs to the objective, whoever calls it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import traceback as traceback_module
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmexp.errors import UserError
+from rmexp.evaluation.objective import evaluate_objective
+from rmexp.evaluation.preferences import PreferenceEvaluation, evaluate_preferences
+from rmexp.labelling.labels import Labels, preference_labels
+from rmexp.labelling.selectors import SelectionContext
+from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text, split_by_prompt
+from rmexp.rating.pairs import PairRatings, rate_pairs
+from rmexp.rating.store import RatingStore
+from rmexp.reward.data import TrainingPairs
+from rmexp.reward.model import load_reward_model
+from rmexp.reward.train import train_reward_model
+from rmexp.rules import RuleSet
+from rmexp.tracking import RunInfo, Tracker
+from rmexp.trial import assembly
+from rmexp.trial.record import State, TrialIdentity, TrialRecord
+from rmexp.trial.schema import TrialConfig
+from rmexp.trial.versions import code_fingerprint, library_versions
+
+if TYPE_CHECKING:
+    from rmexp.fingerprint import Fingerprint
+
+Report = Callable[[int, float], bool]
+Progress = Callable[[str], None]
+
+MODEL = "model"
+_SAMPLES = 20
+
+
+class Pruned(Exception):
+    """The search has seen enough of this trial."""
+
+
+@dataclass
+class _Trial:
+    """What the steps of a trial gather for its record."""
+
+    config: TrialConfig
+    directory: Path
+    identity: TrialIdentity
+    tracker: Tracker
+    progress: Progress
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    fingerprints: dict[str, Any] = field(default_factory=dict)
+    times: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    objective: float | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step, and say that it runs."""
+        self.progress(name)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.times[name] = round(time.monotonic() - start, 3)
+
+    def identify(self, name: str, value: Fingerprint) -> None:
+        self.fingerprints[name] = value.to_plain()
+
+    def record(self, state: State, reason: str, traceback: str = "") -> TrialRecord:
+        return TrialRecord(
+            state=state,
+            reason=reason,
+            objective=self.objective,
+            config=self.config.to_plain(),
+            identity=self.identity,
+            metrics=self.metrics,
+            history=self.history,
+            fingerprints=self.fingerprints,
+            seeds={"trial": self.config.seed, "split": self.config.data.split.seed},
+            versions=library_versions(),
+            times=self.times,
+            paths={"model": MODEL} if (self.directory / MODEL).is_dir() else {},
+            report=self.report,
+            traceback=traceback,
+        )
+
+
+def run_trial(
+    config: TrialConfig,
+    *,
+    directory: Path,
+    identity: TrialIdentity | None = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
+) -> TrialRecord:
+    """Run one trial: read, rate, select, label, train, evaluate.
+
+    Args:
+        config: the resolved config.
+        directory: of this trial alone; made here. Gets ``record.json``, ``model/`` and the
+            tracker's files.
+        identity: which trial of which study.
+        report: called after each epoch with (epoch, objective); True stops the trial as pruned.
+        progress: called with the name of each step as it begins.
+
+    Returns:
+        The record, also written to ``directory``. A failure is a record of state ``failed`` with
+        its reason, not an exception; only KeyboardInterrupt passes through, leaving no record.
+
+    Raises:
+        UserError: before the directory is made, for a config that cannot run.
+    """
+    assembly.check_before_anything_heavy(config)
+    identity = identity or TrialIdentity()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
+    info = _run_info(config, identity, directory)
+    trial = _Trial(
+        config,
+        directory,
+        identity,
+        assembly.tracker(config.tracker, info),
+        progress or (lambda step: None),
+    )
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    clock = time.monotonic()
+    state: State = "complete"
+    reason = text = ""
+    try:
+        _run(trial, report)
+    except Pruned as pruned:
+        state, reason = "pruned", str(pruned)
+    except KeyboardInterrupt:
+        trial.tracker.finish("failed", "interrupted", {})
+        raise
+    except Exception as error:
+        state, reason = "failed", _one_line(error)
+        text = "" if isinstance(error, UserError) else _traceback_end(error)
+    trial.times["started"] = started
+    trial.times["total"] = round(time.monotonic() - clock, 3)
+    record = trial.record(state, reason, text)
+    # The tracker first: once record.json is there, the trial is over for every reader.
+    trial.tracker.finish(state, reason, {**record.metrics, "objective": record.objective})
+    record.write(directory)
+    return record
+
+
+def _run(trial: _Trial, report: Report | None) -> None:
+    """The line, in named steps."""
+    config = trial.config
+    with trial.step("read"):
+        rules = assembly.rule_set(config)
+        splits = _read_splits(trial, rules)
+    with trial.step("rate"):
+        ratings = _rate(trial, splits.train, rules)
+    with trial.step("label"):
+        labels, critical = _label(trial, splits.train, ratings, rules)
+    with trial.step("train"):
+        _train(trial, splits, labels, report)
+    with trial.step("evaluate"):
+        scorer = load_reward_model(trial.directory / MODEL)
+        if splits.validation:
+            evaluation = evaluate_preferences(scorer, _judged(splits.validation, "validation"))
+            _note_evaluation(trial, "validation", evaluation)
+            trial.objective = evaluate_objective(
+                config.evaluation.objective, evaluation.metrics()
+            )
+        if config.evaluation.test:
+            evaluation = evaluate_preferences(scorer, _judged(splits.test, "test"))
+            _note_evaluation(trial, "test", evaluation)
+    _log_samples(trial, splits.train, labels, critical, ratings, rules)
+
+
+def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
+    config = trial.config
+    data = assembly.read_pairs(config.data)
+    split = config.data.split
+    splits = split_by_prompt(
+        data.pairs,
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+        seed=split.seed,
+    )
+    if config.data.train_limit is not None:
+        splits = Splits(
+            splits.train[: config.data.train_limit],
+            splits.validation,
+            splits.test,
+            splits.grouped,
+        )
+    trial.identify("pairs", data.fingerprint)
+    for name in ("train", "validation", "test"):
+        trial.identify(name, pairs_fingerprint(getattr(splits, name)))
+    trial.identify("rules", rules.fingerprint)
+    trial.identify("code", code_fingerprint())
+    trial.report["data"] = data.report.to_plain()
+    trial.report["split"] = {
+        "train": len(splits.train),
+        "validation": len(splits.validation),
+        "test": len(splits.test),
+        "prompts grouped": splits.grouped,
+    }
+    return splits
+
+
+def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> PairRatings:
+    config = trial.config
+    rater = assembly.rater(config)
+    trial.identify("rater", rater.fingerprint)
+    with RatingStore(Path(config.cache_dir) / "ratings") as store:
+        ratings = rate_pairs(pairs, rules, rater, store, on_missing=config.rating.on_missing)
+    trial.metrics["ratings/rated"] = ratings.rated
+    trial.metrics["ratings/reused"] = ratings.reused
+    return ratings
+
+
+def _label(
+    trial: _Trial, pairs: Sequence[Pair], ratings: PairRatings, rules: RuleSet
+) -> tuple[Labels, np.ndarray]:
+    selector = assembly.selector(trial.config, rules)
+    critical = selector.select(
+        SelectionContext(pairs, ratings.psi_a, ratings.psi_b, ratings.relevance)
+    )
+    labels = preference_labels(
+        ratings.psi_a, ratings.psi_b, critical, tie=trial.config.selection.tie
+    )
+    kept = int(labels.kept.sum())
+    if not kept:
+        raise UserError(
+            "selection.tie: every pair is a tie and was dropped; use another r, gamma or tie"
+        )
+    human = np.array([{"a": 1, "b": 0, None: -1}[p.preference] for p in pairs])
+    known = labels.kept & (human >= 0)
+    trial.metrics |= {
+        "labels/kept": kept,
+        "labels/dropped_ties": len(pairs) - kept,
+        "labels/share_contradictory": float(labels.share_contradictory),
+        "labels/mean_margin": float(np.abs(labels.margin[labels.kept]).mean()),
+    }
+    if known.any():
+        # For information only: training never sees a human preference.
+        agreement = (labels.preferred[known] == human[known]).mean()
+        trial.metrics["labels/agreement_with_human"] = float(agreement)
+    return labels, critical
+
+
+def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None) -> None:
+    config = trial.config
+    measured = _judged(splits.validation, "validation") if splits.validation else None
+
+    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+        trial.history.append({"epoch": epoch, **metrics})
+        trial.tracker.log(dict(metrics), step_metric="epoch", step=epoch)
+        value = metrics.get(f"validation/{config.evaluation.objective}")
+        if value is None:
+            return
+        trial.objective = value
+        if report is not None and report(epoch, value) and epoch < config.epochs:
+            raise Pruned(f"pruned after epoch {epoch} at {config.evaluation.objective}={value:.4f}")
+
+    trained = train_reward_model(
+        training_pairs(splits.train, labels, config),
+        measured if config.evaluation.every_epoch else None,
+        model=config.model.name,
+        template=config.model.template,
+        max_length=config.model.max_length,
+        peft=config.peft.model_dump(),
+        loss=config.loss.model_dump(exclude={"margin_scale", "weight_by_margin"}),
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_pairs=config.trainer.batch_pairs,
+        warmup_steps=config.trainer.warmup_steps,
+        weight_decay=config.trainer.weight_decay,
+        precision=config.trainer.precision,
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        strategy=config.trainer.strategy,
+        threads=config.trainer.threads,
+        deterministic=config.trainer.deterministic,
+        seed=config.seed,
+        directory=trial.directory,
+        cache_dir=Path(config.cache_dir),
+        report=after_epoch,
+    )
+    trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
+    trial.identify("model", trained.base_fingerprint)
+
+
+def training_pairs(
+    pairs: Sequence[Pair], labels: Labels, config: TrialConfig
+) -> TrainingPairs:
+    """The kept pairs with the labelled side as chosen.
+
+    With ``selection.tie=half`` a tie keeps its order and gets the target 1/2.
+    """
+    kept = np.flatnonzero(labels.kept)
+    prefer_a = labels.preferred[kept] != 0
+    size = np.abs(labels.margin[kept])
+    chosen = [p.response_a if a else p.response_b for p, a in _zip(pairs, kept, prefer_a)]
+    rejected = [p.response_b if a else p.response_a for p, a in _zip(pairs, kept, prefer_a)]
+    return TrainingPairs(
+        ids=[pairs[i].id for i in kept],
+        prompts=[pairs[i].prompt for i in kept],
+        chosen=chosen,
+        rejected=rejected,
+        margin=size * config.loss.margin_scale if config.loss.margin_scale else None,
+        target=labels.target[kept] if config.selection.tie == "half" else None,
+        weight=size / size.mean() if config.loss.weight_by_margin and size.any() else None,
+    )
+
+
+def _zip(
+    pairs: Sequence[Pair], kept: np.ndarray, prefer_a: np.ndarray
+) -> Iterator[tuple[Pair, bool]]:
+    return ((pairs[i], bool(a)) for i, a in zip(kept, prefer_a, strict=True))
+
+
+def _judged(pairs: Sequence[Pair], part: str) -> list[Pair]:
+    """The pairs with a human preference: evaluation is against people, never rule labels."""
+    judged = [pair for pair in pairs if pair.preference is not None]
+    if not judged:
+        raise UserError(
+            f"data: no {part} pair has a human preference, so nothing can be measured; add "
+            f"'preference' to some rows, or set data.split.{part}=0"
+        )
+    return judged
+
+
+def _note_evaluation(trial: _Trial, part: str, evaluation: PreferenceEvaluation) -> None:
+    trial.metrics |= {f"{part}/{name}": value for name, value in evaluation.metrics().items()}
+    trial.report[part] = evaluation.to_plain()
+
+
+def _log_samples(
+    trial: _Trial,
+    pairs: Sequence[Pair],
+    labels: Labels,
+    critical: np.ndarray,
+    ratings: PairRatings,
+    rules: RuleSet,
+) -> None:
+    rows = []
+    for i in range(min(_SAMPLES, len(pairs))):
+        named = ", ".join(
+            f"{rules.rules[c].id} ({ratings.psi_a[i, c]:+.2f} / {ratings.psi_b[i, c]:+.2f})"
+            for c in critical[i]
+        )
+        label = {1: "A", 0: "B", -1: "dropped"}[int(labels.preferred[i])]
+        rows.append(
+            [
+                pairs[i].id,
+                prompt_text(pairs[i].prompt),
+                pairs[i].response_a,
+                pairs[i].response_b,
+                named,
+                label,
+                float(labels.margin[i]),
+            ]
+        )
+    columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
+    trial.tracker.table("labelled_pairs", columns, rows)
+
+
+def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
+    number = "" if identity.number is None else f"-{identity.number:04d}"
+    return RunInfo(
+        id=identity.run_id or f"run-{directory.name}",
+        name=f"{identity.study or 'run'}{number}",
+        group=identity.study,
+        job_type=identity.job_type,
+        config=config.to_plain(),
+        directory=directory,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"[:500]
+
+
+def _traceback_end(error: Exception, lines: int = 40) -> str:
+    text = "".join(traceback_module.format_exception(error))
+    return "\n".join(text.splitlines()[-lines:])

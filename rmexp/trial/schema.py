@@ -1,0 +1,330 @@
+"""The schema of a trial's config: every key, its type, its bounds, and which keys contradict.
+
+Hydra composes YAML; this module says whether the result can run. It imports nothing heavy, so
+that mistakes are told at once. The descriptions here are the reference in the documentation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from rmexp.errors import UserError
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class SplitConfig(Section):
+    """Shares of the pairs, split by prompt; they sum to 1."""
+
+    train: float = Field(0.5, ge=0, le=1, description="share to label and train on")
+    validation: float = Field(0.15, ge=0, le=1, description="share that steers the search")
+    test: float = Field(0.35, ge=0, le=1, description="share that the search never sees")
+    seed: int = Field(0, ge=0, description="another seed, another split")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitConfig:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, validation and test must sum to 1, got {total:g}")
+        return self
+
+
+class DataConfig(Section):
+    """Where the preference pairs come from."""
+
+    source: Literal["starter", "files", "hub"] = Field(
+        "starter", description="the starter set, local files, or a Hugging Face data set"
+    )
+    path: str | None = Field(None, description="file or folder (source=files)")
+    name: str | None = Field(None, description="data set name (source=hub)")
+    config_name: str | None = Field(None, description="configuration of the hub data set")
+    data_dir: str | None = Field(None, description="folder inside the hub data set")
+    hub_split: str = Field("train", description="split of the hub data set to read")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our field names to the source's column names"
+    )
+    on_invalid: Literal["error", "drop"] = Field(
+        "error", description="a row that cannot be used: stop, or drop and count it"
+    )
+    limit: int | None = Field(None, ge=1, description="read at most this many pairs")
+    seed: int = Field(0, ge=0, description="of the coin that places preferred responses")
+    split: SplitConfig = SplitConfig()
+    train_limit: int | None = Field(None, ge=1, description="train on at most this many pairs")
+
+    @model_validator(mode="after")
+    def _source_has_its_keys(self) -> DataConfig:
+        if self.source == "files" and not self.path:
+            raise ValueError("data.source=files needs data.path")
+        if self.source == "hub" and not self.name:
+            raise ValueError("data.source=hub needs data.name")
+        if self.source == "starter" and (self.path or self.name):
+            raise ValueError(
+                "data.path and data.name contradict data.source=starter; use data=jsonl or data=hub"
+            )
+        return self
+
+
+class RulesConfig(Section):
+    """Which rules."""
+
+    name: str = Field("core20", description="a set of the pool, or a name for your own")
+    path: str | None = Field(None, description="a YAML file of your own rules")
+    ids: list[str] | None = Field(None, description="keep these rules only, in this order")
+
+
+class ExemplarConfig(Section):
+    """Similarity to each rule's examples in embedding space; needs no network."""
+
+    kind: Literal["exemplar"] = "exemplar"
+    encoder: str = Field("minilm", description="sentence encoder: a model name, folder or hub name")
+
+
+class ProbeConfig(Section):
+    """Logistic heads on frozen embeddings, from `rmexp rater fit`."""
+
+    kind: Literal["probe"]
+    path: str = Field(description="folder written by `rmexp rater fit`")
+    encoder: str = Field("minilm", description="the sentence encoder it was fitted on")
+
+
+class CausalLMConfig(Section):
+    """P(Yes), P(No), P(Irrelevant) of a local instruction model."""
+
+    kind: Literal["causal_lm"]
+    model: str = Field(description="a model name, folder or hub name")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
+    max_length: int = Field(2048, ge=64, description="tokens of instructions, prompt and response")
+    encoder: str = Field("minilm", description="unused where the model gives P(Irrelevant)")
+
+
+class OpenAIConfig(Section):
+    """Any OpenAI-compatible endpoint; the key comes from the environment only."""
+
+    kind: Literal["openai"]
+    model: str = Field(description="model name at the endpoint")
+    base_url: str | None = Field(None, description="endpoint; None for the default")
+    concurrency: int = Field(16, ge=1, description="requests in flight")
+    max_cost: float | None = Field(None, gt=0, description="stop before spending more (dollars)")
+
+
+class RecordedConfig(Section):
+    """Ratings read from a file."""
+
+    kind: Literal["recorded"]
+    path: str = Field(description="Parquet or JSONL file of ratings")
+    encoder: str = Field("minilm", description="sentence encoder for relevance")
+
+
+class CustomRaterConfig(Section):
+    """Your own rater class."""
+
+    kind: Literal["custom"]
+    target: str = Field(description="package.module:Class with a `rate` method and `fingerprint`")
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
+    encoder: str = Field("minilm", description="sentence encoder for relevance")
+
+
+RaterConfig = Annotated[
+    ExemplarConfig
+    | ProbeConfig
+    | CausalLMConfig
+    | OpenAIConfig
+    | RecordedConfig
+    | CustomRaterConfig,
+    Field(discriminator="kind"),
+]
+
+
+class RatingConfig(Section):
+    """How a trial gets its ratings."""
+
+    on_missing: Literal["rate", "error"] = Field(
+        "rate", description="rate what the store lacks, or stop and say how many are missing"
+    )
+
+
+class SelectionConfig(Section):
+    """How the critical rules of a pair are chosen, and ties of the label settled."""
+
+    strategy: Literal["adaptive", "all", "fixed", "random", "adapter"] = Field(
+        "adaptive", description="adaptive is the method; the others are its baselines"
+    )
+    rules: list[str] | None = Field(None, description="rule ids (strategy=fixed)")
+    seed: int = Field(0, ge=0, description="of the draw (strategy=random)")
+    path: str | None = Field(None, description="a trained Rule Adapter (strategy=adapter)")
+    tie: Literal["drop", "a", "b", "half"] = Field(
+        "drop", description="what becomes of a pair whose signed sums are equal"
+    )
+
+    @model_validator(mode="after")
+    def _strategy_has_its_keys(self) -> SelectionConfig:
+        if (self.strategy == "fixed") != (self.rules is not None):
+            raise ValueError("selection.rules and selection.strategy=fixed go together")
+        if (self.strategy == "adapter") != (self.path is not None):
+            raise ValueError("selection.path and selection.strategy=adapter go together")
+        return self
+
+
+class ModelConfig(Section):
+    """The backbone of the reward model."""
+
+    name: str = Field("minilm", description="minilm, smollm2_135m, tiny, a folder or a hub name")
+    template: Literal["auto", "chat", "plain", "pair"] = Field(
+        "auto", description="how prompt and response become text"
+    )
+    max_length: int = Field(512, ge=8, description="tokens; longer prompts lose their beginning")
+
+
+class PeftConfig(Section):
+    """Which weights are trained. The score head always is."""
+
+    kind: Literal["full", "lora", "head_only", "last_k"] = "full"
+    rank: int = Field(8, ge=1, description="rank of LoRA")
+    alpha: float = Field(16.0, gt=0, description="scale of LoRA")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of LoRA")
+    last_k: int = Field(2, ge=1, description="layers trained from the top (kind=last_k)")
+
+
+class LossConfig(Section):
+    """Bradley-Terry, and what the label's margin does in it."""
+
+    margin_scale: float = Field(
+        0.0, ge=0, description="the label's |margin| times this is the Bradley-Terry margin"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of flipped labels assumed")
+    center_coefficient: float = Field(0.0, ge=0, description="weight of mean((r_c + r_r)^2)")
+    weight_by_margin: bool = Field(False, description="weigh pairs by |margin|")
+
+
+class TrainerConfig(Section):
+    """The training loop and the hardware it runs on."""
+
+    accelerator: Literal["cpu", "gpu", "mps"] = "cpu"
+    devices: int = Field(1, ge=1, description="processes, one a device")
+    strategy: Literal["auto", "ddp", "fsdp", "fsdp2"] = "auto"
+    precision: Literal["32", "bf16"] = "32"
+    batch_pairs: int = Field(16, ge=1, description="pairs in an optimiser step, over all devices")
+    warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    threads: int | None = Field(None, ge=1, description="CPU threads; None shares the cores")
+    deterministic: bool = Field(True, description="the same config gives the same bits")
+
+    @model_validator(mode="after")
+    def _strategy_fits(self) -> TrainerConfig:
+        if self.accelerator != "gpu" and self.strategy == "fsdp":
+            raise ValueError("trainer.strategy=fsdp needs trainer.accelerator=gpu; use fsdp2 on CPU")
+        if self.devices > 1 and self.strategy == "auto":
+            raise ValueError("trainer.devices above 1 needs trainer.strategy=ddp, fsdp or fsdp2")
+        return self
+
+
+class TrackerConfig(Section):
+    """Where a trial logs."""
+
+    kind: Literal["wandb", "none"] = "wandb"
+    project: str = "rmexp"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline"] = Field(
+        "auto", description="auto: online where a login is found, else offline"
+    )
+
+
+class EvaluationConfig(Section):
+    """What a trial is measured on, and the number it returns."""
+
+    objective: str = Field(
+        "accuracy", description="a metric of the validation pairs, or a formula over them"
+    )
+    every_epoch: bool = Field(True, description="measure after each epoch, for pruning and curves")
+    test: bool = Field(
+        False, description="also measure on the test pairs; a search must not, a single run may"
+    )
+
+
+class TrialConfig(Section):
+    """One trial: one pass from preference pairs to the objective."""
+
+    gamma: float = Field(1.0, ge=0, description="weight of relevance; inf is relevance alone")
+    r: int = Field(5, ge=1, description="critical rules per pair")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    epochs: int = Field(2, ge=1, description="passes over the training pairs")
+    seed: int = Field(0, ge=0, description="of the score head, the order of pairs and dropout")
+    data: DataConfig = DataConfig()
+    rules: RulesConfig = RulesConfig()
+    rater: RaterConfig = ExemplarConfig()
+    rating: RatingConfig = RatingConfig()
+    selection: SelectionConfig = SelectionConfig()
+    model: ModelConfig = ModelConfig()
+    peft: PeftConfig = PeftConfig()
+    loss: LossConfig = LossConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    tracker: TrackerConfig = TrackerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cache_dir: str = Field(description="ratings, tokens and converted models, shared by trials")
+
+    @field_validator("gamma", mode="after")
+    @classmethod
+    def _gamma_is_a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("must be a number of 0 or above, or inf; got NaN")
+        return value
+
+    @field_validator("learning_rate", mode="after")
+    @classmethod
+    def _learning_rate_is_finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError(f"must be finite, got {value}")
+        return value
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain JSON data, from which :func:`trial_config` reads an equal config."""
+        return self.model_dump(mode="json")
+
+
+def trial_config(plain: dict[str, Any]) -> TrialConfig:
+    """Check plain data and make it a config.
+
+    Raises:
+        UserError: one line that names each wrong key.
+    """
+    return checked(TrialConfig, plain)
+
+
+def checked(model: type[Model], plain: dict[str, Any], prefix: str = "") -> Model:
+    """Validate plain data against a model, with errors as one line that names the keys."""
+    try:
+        return model.model_validate(plain)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(e, prefix) for e in error.errors())) from None
+
+
+def _explain(error: Any, prefix: str) -> str:
+    # A discriminated union puts its tag into the location: rater.exemplar.encoder.
+    tags = {"exemplar", "probe", "causal_lm", "openai", "recorded", "custom"}
+    parts = [str(p) for p in error["loc"] if not (p in tags and len(error["loc"]) > 1)]
+    key = ".".join([prefix, *parts] if prefix else parts)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return message if not key or key in message else f"{key}: {message}"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
