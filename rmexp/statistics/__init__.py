@@ -1,0 +1,16 @@
+"""Intervals, paired comparisons and bias measures on plain arrays."""
+
+from rmexp.statistics.bias import LengthBias, length_bias, rank_correlation
+from rmexp.statistics.bootstrap import Interval, bootstrap_mean, paired_difference
+from rmexp.statistics.calibration import Calibration, margin_calibration
+
+__all__ = [
+    "Calibration",
+    "Interval",
+    "LengthBias",
+    "bootstrap_mean",
+    "length_bias",
+    "margin_calibration",
+    "paired_difference",
+    "rank_correlation",
+]

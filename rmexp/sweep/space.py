@@ -123,7 +123,7 @@ def build_space(
 
 def _parse(key: str, expression: Any) -> Override:
     # A YAML list is the natural way to write choices.
-    text = f"choice({','.join(map(_quoted, expression))})" if _is_list(expression) else expression
+    text = f"choice({','.join(map(quoted, expression))})" if _is_list(expression) else expression
     try:
         override = OverridesParser.create().parse_override(f"{key}={text}")
     except HydraException as error:
@@ -142,7 +142,8 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """A value as Hydra's override grammar writes it."""
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return json.dumps(value)
@@ -191,8 +192,9 @@ def _choices(key: str, values: list[Any], options: Sequence[str]) -> Dimension:
         if options and value not in options:
             raise ValueError(f"no option {value!r} in group '{key}'; use {', '.join(options)}")
     # Optuna stores plain scalars only; lists and mappings stand behind their JSON text.
-    labels = [v if isinstance(v, (str, int, float, bool, type(None))) else json.dumps(v)
-              for v in values]
+    labels = [
+        v if isinstance(v, (str, int, float, bool, type(None))) else json.dumps(v) for v in values
+    ]
     if len({(type(label), label) for label in labels}) != len(labels):
         raise ValueError("the same choice stands twice")
     mapping = None if labels == values else dict(zip(labels, values, strict=True))

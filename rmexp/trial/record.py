@@ -12,6 +12,7 @@ from rmexp.errors import UserError
 from rmexp.trial.schema import TrialConfig, trial_config
 
 FILE_NAME = "record.json"
+MODEL = "model"
 FORMAT = 1
 State = Literal["complete", "pruned", "failed"]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
 from rmexp.evaluation.objective import evaluate_objective
 from rmexp.evaluation.preferences import PreferenceEvaluation, evaluate_preferences
@@ -23,11 +24,12 @@ from rmexp.rating.pairs import PairRatings, rate_pairs
 from rmexp.rating.store import RatingStore
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
+from rmexp.reward.options import LossOptions
 from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import RunInfo, Tracker
 from rmexp.trial import assembly
-from rmexp.trial.record import State, TrialIdentity, TrialRecord
+from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 from rmexp.trial.versions import code_fingerprint, library_versions
 
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 Report = Callable[[int, float], bool]
 Progress = Callable[[str], None]
 
-MODEL = "model"
 _SAMPLES = 20
 
 
@@ -172,9 +173,7 @@ def _run(trial: _Trial, report: Report | None) -> None:
         if splits.validation:
             evaluation = evaluate_preferences(scorer, _judged(splits.validation, "validation"))
             _note_evaluation(trial, "validation", evaluation)
-            trial.objective = evaluate_objective(
-                config.evaluation.objective, evaluation.metrics()
-            )
+            trial.objective = evaluate_objective(config.evaluation.objective, evaluation.metrics())
         if config.evaluation.test:
             evaluation = evaluate_preferences(scorer, _judged(splits.test, "test"))
             _note_evaluation(trial, "test", evaluation)
@@ -275,8 +274,11 @@ def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None)
         model=config.model.name,
         template=config.model.template,
         max_length=config.model.max_length,
-        peft=config.peft.model_dump(),
-        loss=config.loss.model_dump(exclude={"margin_scale", "weight_by_margin"}),
+        peft=PeftOptions(**config.peft.model_dump()),
+        loss=LossOptions(
+            label_smoothing=config.loss.label_smoothing,
+            center_coefficient=config.loss.center_coefficient,
+        ),
         learning_rate=config.learning_rate,
         epochs=config.epochs,
         batch_pairs=config.trainer.batch_pairs,
@@ -297,9 +299,7 @@ def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None)
     trial.identify("model", trained.base_fingerprint)
 
 
-def training_pairs(
-    pairs: Sequence[Pair], labels: Labels, config: TrialConfig
-) -> TrainingPairs:
+def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -> TrainingPairs:
     """The kept pairs with the labelled side as chosen.
 
     With ``selection.tie=half`` a tie keeps its order and gets the target 1/2.

@@ -229,7 +229,9 @@ class TrainerConfig(Section):
     @model_validator(mode="after")
     def _strategy_fits(self) -> TrainerConfig:
         if self.accelerator != "gpu" and self.strategy == "fsdp":
-            raise ValueError("trainer.strategy=fsdp needs trainer.accelerator=gpu; use fsdp2 on CPU")
+            raise ValueError(
+                "trainer.strategy=fsdp needs trainer.accelerator=gpu; use fsdp2 on CPU"
+            )
         if self.devices > 1 and self.strategy == "auto":
             raise ValueError("trainer.devices above 1 needs trainer.strategy=ddp, fsdp or fsdp2")
         return self

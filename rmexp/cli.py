@@ -1,0 +1,305 @@
+"""The command line: one small function per command.
+
+``train``, ``sweep`` and ``evaluate`` take Hydra overrides; the others take plain options. Nothing
+heavy is imported before a command's configuration has been checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmexp.config_files import config_dir, sweeps_dir
+from rmexp.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+USAGE = """\
+usage: rmexp COMMAND ...
+
+  train      one trial; with -m and ranges, a study     rmexp train gamma=0.5 r=3
+  sweep      a named study                              rmexp sweep sweep=starter
+  best       the best trial of a study                  rmexp best STUDY [--json]
+  rerun      a stored trial again                       rmexp rerun STUDY [--trial N]
+  studies    the studies below the output folder        rmexp studies
+  evaluate   a trained model on human preferences       rmexp evaluate model.path=FOLDER
+  doctor     what is installed, and what is missing     rmexp doctor
+
+train, sweep and evaluate take Hydra overrides and flags: KEY=VALUE, --cfg job, --config-dir DIR.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; user errors are one line and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train,
+        "sweep": sweep,
+        "evaluate": evaluate,
+        "best": best,
+        "rerun": rerun,
+        "studies": studies,
+        "doctor": doctor,
+    }
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    if words[0] == "--version":
+        import rmexp
+
+        print(f"rmexp {rmexp.__version__}")
+        return
+    if words[0] not in commands:
+        _fail(f"no command '{words[0]}'; use one of {', '.join(commands)}")
+    try:
+        commands[words[0]](words[1:])
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print(
+            "\nrmexp: interrupted; the same command goes on where this one stopped", file=sys.stderr
+        )
+        sys.exit(130)
+
+
+def train(words: list[str]) -> None:
+    """One trial, or with -m a study."""
+    _hydra("train", words, _train)
+
+
+def sweep(words: list[str]) -> None:
+    """A study, by name or with ranges on the command line."""
+    _hydra("train", [*words, *([] if _asks_only(words) else ["--multirun"])], _train)
+
+
+def evaluate(words: list[str]) -> None:
+    """Score a trained model on human preferences."""
+    _hydra("evaluate", words, _evaluate)
+
+
+def best(words: list[str]) -> None:
+    """The best trial of a study."""
+    parser = _parser("best", "the best trial of a study")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(words)
+    from rmexp.sweep.study import StudyFolder, best_trial, load_study
+
+    study = load_study(options.output_dir, options.study, options.storage)
+    folder = StudyFolder.of(options.output_dir, options.study)
+    if not options.json:
+        from rmexp.sweep.console import print_best
+
+        print_best(study, folder)
+        return
+    from rmexp.trial.record import TrialRecord
+
+    trial = best_trial(study)
+    directory = folder.root / trial.user_attrs["directory"]
+    record = TrialRecord.read(directory)
+    print(
+        json.dumps(
+            {
+                "study": options.study,
+                "trial": trial.number,
+                "objective": trial.value,
+                "params": trial.params,
+                "metrics": record.metrics,
+                "config": record.config,
+                "directory": str(directory),
+            },
+            indent=2,
+        )
+    )
+
+
+def rerun(words: list[str]) -> None:
+    """A stored trial again."""
+    parser = _parser("rerun", "run a stored trial again and compare")
+    parser.add_argument("--trial", type=int, help="number; the best by default")
+    parser.add_argument(
+        "--on-drift",
+        choices=["refuse", "warn"],
+        default="refuse",
+        help="what to do where code, data or versions have changed",
+    )
+    parser.add_argument("--tracker", choices=["none", "wandb"], help="instead of the stored one")
+    options = parser.parse_args(words)
+    from rmexp.sweep.rerun import rerun as run_again
+    from rmexp.sweep.study import StudyFolder, best_trial, load_study
+
+    study = load_study(options.output_dir, options.study, options.storage)
+    folder = StudyFolder.of(options.output_dir, options.study)
+    number = best_trial(study).number if options.trial is None else options.trial
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    if number not in trials:
+        raise UserError(f"--trial: study '{options.study}' has no trial {number}")
+    # A copied duplicate has no directory of its own.
+    source = trials[number].user_attrs.get("duplicate_of", number)
+    result = run_again(folder, source, on_drift=options.on_drift, tracker=options.tracker)
+    for line in result.drift:
+        print(f"drift: {line}")
+    if result.new.state == "failed":
+        raise UserError(f"the rerun failed: {result.new.reason} (record: {result.directory})")
+    print(f"trial {number} of study {options.study}, run again in {result.directory}")
+    print(f"  objective then {result.old.objective!r}")
+    print(f"  objective now  {result.new.objective!r}")
+    for name, (old, new) in result.unequal.items():
+        print(f"  differs: {name}: {old!r} then, {new!r} now")
+    print("  equal to the last digit" if result.equal else "  NOT equal")
+    if not result.equal and not result.drift:
+        sys.exit(1)
+
+
+def studies(words: list[str]) -> None:
+    """The studies below the output folder."""
+    parser = argparse.ArgumentParser("rmexp studies", description="studies, newest first")
+    parser.add_argument("--output-dir", default="outputs")
+    options = parser.parse_args(words)
+    from rich.table import Table
+
+    from rmexp.sweep.console import console
+    from rmexp.sweep.study import load_study
+
+    found = sorted(
+        Path(options.output_dir).glob("studies/*/study.db"),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    if not found:
+        raise UserError(f"no study below {options.output_dir}; rmexp sweep sweep=starter makes one")
+    table = Table("study", "complete", "pruned", "failed", "best", "last change")
+    for path in found:
+        name = path.parent.name
+        study = load_study(options.output_dir, name)
+        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        value = f"{study.best_value:.4f}" if "COMPLETE" in states else ""
+        changed = datetime.datetime.fromtimestamp(path.stat().st_mtime)
+        table.add_row(
+            name,
+            *[str(states.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")],
+            value,
+            changed.strftime("%Y-%m-%d %H:%M"),
+        )
+    console().print(table)
+
+
+def doctor(words: list[str]) -> None:
+    """What is installed, and what is missing."""
+    argparse.ArgumentParser("rmexp doctor").parse_args(words)
+    from rmexp.doctor import report
+
+    sys.exit(report())
+
+
+def _train(config: DictConfig) -> None:
+    from rmexp.sweep.launch import split_config
+    from rmexp.sweep.schema import StudyConfig
+    from rmexp.trial.assembly import check_before_anything_heavy
+    from rmexp.trial.schema import checked, trial_config
+
+    plain, rest = split_config(config)
+    trial = trial_config(plain)
+    study = checked(StudyConfig, rest)
+    check_before_anything_heavy(trial)
+    directory = _fresh_run_directory(Path(study.output_dir))
+
+    from rmexp.trial.run import run_trial
+
+    record = run_trial(
+        trial, directory=directory, progress=lambda step: print(f"{step} ...", file=sys.stderr)
+    )
+    if record.state == "failed":
+        where = f" (record: {directory})"
+        if record.traceback:
+            print(record.traceback, file=sys.stderr)
+        _fail(record.reason + where)
+    for name, value in sorted(record.metrics.items()):
+        print(f"{name:42s} {value:.6g}")
+    print(f"objective {trial.evaluation.objective} = {record.objective}")
+    print(f"model and record: {directory}")
+
+
+def _evaluate(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.evaluate import EvaluateConfig
+    from rmexp.trial.evaluate import evaluate as run_evaluation
+    from rmexp.trial.schema import checked
+
+    plain = plain_config(config)
+    result = run_evaluation(checked(EvaluateConfig, plain))
+    for name, value in result["metrics"].items():
+        print(f"{name:42s} {value:.6g}")
+
+
+def _fresh_run_directory(output_dir: Path) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = output_dir / "runs" / stamp
+    directory, n = base, 1
+    while directory.exists():
+        n += 1
+        directory = base.with_name(f"{stamp}-{n}")
+    return directory
+
+
+def _hydra(config_name: str, words: list[str], task: Callable[[DictConfig], None]) -> None:
+    # Hydra prints a hint instead of the error unless told to let it through.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rmexp.sweep.config_store import register
+
+    register(sweeps_dir(), Path.cwd() / "sweeps")
+    sys.argv = [f"rmexp {config_name}", *words]
+    decorated = hydra.main(
+        version_base="1.3", config_path=str(config_dir()), config_name=config_name
+    )(task)
+    try:
+        decorated()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_first_lines(error)) from error
+
+
+def _first_lines(error: BaseException) -> str:
+    """Hydra's message on one line, without its hints over several lines."""
+    cause = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(
+        line for line in lines if not line.startswith(("Set the env", "full_key:", "object_type"))
+    )
+    if cause is not None and str(cause) and str(cause).splitlines()[0] not in text:
+        text += f" ({str(cause).splitlines()[0]})"
+    return text
+
+
+def _asks_only(words: list[str]) -> bool:
+    return any(
+        w in ("--cfg", "-c", "--help", "--hydra-help", "--info", "-i", "-m", "--multirun")
+        or w.startswith("--cfg=")
+        for w in words
+    )
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"rmexp {command}", description=description)
+    parser.add_argument("study", help="name of the study")
+    parser.add_argument("--output-dir", default="outputs", help="where studies lie")
+    parser.add_argument("--storage", help="Optuna storage URL, where it is not the study's SQLite")
+    return parser
+
+
+def _fail(message: str) -> Any:
+    print(f"rmexp: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""A scorer against human preferences, beside the baselines that need no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexp.errors import UserError
+from rmexp.evaluation.scorer import Scorer, checked_scores
+from rmexp.preferences.pair import Pair, prompt_text
+from rmexp.statistics import (
+    Calibration,
+    Interval,
+    LengthBias,
+    bootstrap_mean,
+    length_bias,
+    margin_calibration,
+    paired_difference,
+)
+
+
+@dataclass(frozen=True)
+class PreferenceEvaluation:
+    """Per-sample results over all pairs, and what follows from them.
+
+    Attributes:
+        ids: ``[pairs]``.
+        chosen_scores: ``[pairs]``, scores of the humanly preferred responses.
+        rejected_scores: ``[pairs]``.
+        accuracy: share of pairs with chosen above rejected, strictly; a tie is wrong.
+        ties: pairs with equal scores.
+        longer: accuracy of always preferring the longer response (in characters; a pair of equal
+            lengths counts half).
+        shorter: of always preferring the shorter.
+        majority: of always preferring the side (A or B) that is right more often in these pairs.
+        over_length_baseline: accuracy minus that of the better length baseline, paired.
+        length_bias: the accuracy split by length.
+        calibration: of sigmoid(margin).
+        by_category: category to (accuracy, pairs).
+        by_kind: kind of pair to (accuracy, pairs); for the starter data, ``looks_dangerous`` shows
+            over-refusal (a wrong refusal preferred), ``harmful`` under-refusal.
+    """
+
+    ids: tuple[str, ...]
+    chosen_scores: NDArray[np.float64]
+    rejected_scores: NDArray[np.float64]
+    accuracy: Interval
+    ties: int
+    longer: float
+    shorter: float
+    majority: float
+    over_length_baseline: Interval
+    length_bias: LengthBias
+    calibration: Calibration
+    by_category: dict[str, tuple[float, int]]
+    by_kind: dict[str, tuple[float, int]]
+
+    @property
+    def margins(self) -> NDArray[np.float64]:
+        """Score of chosen minus score of rejected, ``[pairs]``."""
+        return self.chosen_scores - self.rejected_scores
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether chosen is strictly above rejected, ``[pairs]``."""
+        return self.margins > 0
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers under stable names; those that are undefined here are left out."""
+        bias = self.length_bias
+        numbers = {
+            "accuracy": self.accuracy.estimate,
+            "accuracy_low": self.accuracy.low,
+            "accuracy_high": self.accuracy.high,
+            "pairs": float(len(self.ids)),
+            "ties": float(self.ties),
+            "loss": float(np.logaddexp(0, -self.margins).mean()),
+            "margin": float(self.margins.mean()),
+            "baseline_longer": self.longer,
+            "baseline_shorter": self.shorter,
+            "baseline_majority": self.majority,
+            "over_length_baseline": self.over_length_baseline.estimate,
+            "over_length_baseline_low": self.over_length_baseline.low,
+            "over_length_baseline_high": self.over_length_baseline.high,
+            "accuracy_where_longer_preferred": bias.accuracy_longer,
+            "accuracy_where_shorter_preferred": bias.accuracy_shorter,
+            "accuracy_length_matched": bias.accuracy_matched,
+            "length_correlation": bias.correlation,
+            "calibration_error": self.calibration.ece,
+            **{f"accuracy_{kind}": value for kind, (value, _) in self.by_kind.items() if kind},
+        }
+        return {name: float(v) for name, v in numbers.items() if not math.isnan(v)}
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for a record: categories, kinds, reliability, per-sample scores."""
+        return {
+            "by_category": {k: list(v) for k, v in self.by_category.items()},
+            "by_kind": {k: list(v) for k, v in self.by_kind.items()},
+            "length": _without_nan(asdict(self.length_bias)),
+            "reliability": {
+                "confidence": self.calibration.confidence.tolist(),
+                "accuracy": self.calibration.accuracy.tolist(),
+                "count": self.calibration.count.tolist(),
+            },
+            "samples": [
+                {"id": i, "chosen": float(c), "rejected": float(r)}
+                for i, c, r in zip(self.ids, self.chosen_scores, self.rejected_scores, strict=True)
+            ],
+        }
+
+
+def evaluate_preferences(
+    scorer: Scorer, pairs: Sequence[Pair], *, seed: int = 0
+) -> PreferenceEvaluation:
+    """Score both responses of each pair and compare with the human preference.
+
+    Args:
+        scorer: anything with ``score``.
+        pairs: each with a human preference.
+        seed: of the bootstrap. Pairs of one prompt are resampled together.
+
+    Raises:
+        UserError: no pair, or a pair without a preference, named.
+        ValueError: a score that is no finite number, naming its row.
+    """
+    if not pairs:
+        raise UserError("no pair to evaluate on")
+    for pair in pairs:
+        if pair.preference is None:
+            raise UserError(f"pair {pair.id}: no human preference, so nothing to compare with")
+    chosen = [p.chosen for p in pairs]
+    rejected = [p.rejected for p in pairs]
+    prompts = [p.prompt for p in pairs]
+    names = [f"{p.id} ({side})" for side in ("chosen", "rejected") for p in pairs]
+    scores = checked_scores(scorer, prompts + prompts, chosen + rejected, names)
+    good, bad = scores[: len(pairs)], scores[len(pairs) :]
+    lengths = np.array([len(t) for t in chosen]), np.array([len(t) for t in rejected])
+    # A baseline that cannot tell the two apart is right half of the time.
+    longer = (np.sign(lengths[0] - lengths[1]) + 1) / 2
+    better = longer if longer.mean() >= 0.5 else 1 - longer
+    correct = (good > bad).astype(np.float64)
+    groups = [prompt_text(p.prompt) for p in pairs]
+    first = np.mean([p.preference == "a" for p in pairs])
+    return PreferenceEvaluation(
+        ids=tuple(p.id for p in pairs),
+        chosen_scores=good,
+        rejected_scores=bad,
+        accuracy=bootstrap_mean(correct, groups=groups, seed=seed),
+        ties=int((good == bad).sum()),
+        longer=float(longer.mean()),
+        shorter=float(1 - longer.mean()),
+        majority=float(max(first, 1 - first)),
+        over_length_baseline=paired_difference(correct, better, groups=groups, seed=seed),
+        length_bias=length_bias(good, bad, *lengths),
+        calibration=margin_calibration(good - bad),
+        by_category=_by(correct, [p.category for p in pairs]),
+        by_kind=_by(correct, [p.kind for p in pairs]),
+    )
+
+
+def _by(correct: NDArray[np.float64], names: Sequence[str]) -> dict[str, tuple[float, int]]:
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    return {name: (float(correct[at].mean()), len(at)) for name, at in sorted(places.items())}
+
+
+def _without_nan(plain: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}

@@ -1,0 +1,45 @@
+"""The Scorer protocol, and scores that can be trusted to be numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexp.preferences.pair import Prompt
+
+
+class Scorer(Protocol):
+    """Anything that scores responses to prompts; higher is better."""
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
+        """Scores ``[n]`` of n (prompt, response)."""
+
+
+def checked_scores(
+    scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str], names: Sequence[str]
+) -> NDArray[np.float64]:
+    """Score, each text once, and refuse what is no number.
+
+    Args:
+        scorer: of any kind.
+        prompts: ``[n]``.
+        responses: ``[n]``.
+        names: ``[n]``, what to call each row in an error.
+
+    Raises:
+        ValueError: the scorer returned another shape, or a NaN or infinite score; names the row.
+    """
+    index: dict[tuple[Prompt, str], int] = {}
+    place = [index.setdefault(row, len(index)) for row in zip(prompts, responses, strict=True)]
+    unique = list(index)
+    scores = np.asarray(scorer.score([p for p, _ in unique], [r for _, r in unique]), np.float64)
+    if scores.shape != (len(unique),):
+        raise ValueError(f"the scorer returned shape {scores.shape} for {len(unique)} texts")
+    spread = scores[place]
+    bad = np.flatnonzero(~np.isfinite(spread))
+    if bad.size:
+        raise ValueError(f"row {names[bad[0]]}: the score is {spread[bad[0]]}, not a finite number")
+    return spread

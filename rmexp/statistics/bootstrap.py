@@ -1,0 +1,97 @@
+"""Bootstrap intervals of means and of paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Resampled values held at a time: bounds memory whatever the sample's size.
+_BUDGET = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its percentile bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def bootstrap_mean(
+    values: NDArray[np.floating] | Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of the mean.
+
+    Args:
+        values: ``[n]``, finite.
+        groups: ``[n]``; values of one group (such as a prompt) are drawn together, since they
+            are not independent. The mean stays the mean over values.
+        level: of the interval, in (0, 1).
+        resamples: bootstrap samples.
+        seed: the same seed, the same interval.
+
+    Raises:
+        ValueError: for no values, or values that are not finite.
+    """
+    sample = np.asarray(values, np.float64)
+    if sample.ndim != 1 or not sample.size:
+        raise ValueError(f"a bootstrap needs a vector of values, got shape {sample.shape}")
+    if not np.isfinite(sample).all():
+        raise ValueError(f"value {int(np.argmin(np.isfinite(sample)))} is not finite")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    sums, counts = _by_group(sample, groups)
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    step = max(1, _BUDGET // len(sums))
+    for start in range(0, resamples, step):
+        size = (min(step, resamples - start), len(sums))
+        drawn = generator.integers(0, len(sums), size=size)
+        means[start : start + step] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(sample.mean()), float(low), float(high), level)
+
+
+def paired_difference(
+    first: NDArray[np.floating] | Sequence[float],
+    second: NDArray[np.floating] | Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of mean(first - second) over the same samples, resampled together.
+
+    Raises:
+        ValueError: for lengths that differ, and as :func:`bootstrap_mean`.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"paired samples differ in shape: {a.shape} and {b.shape}")
+    return bootstrap_mean(a - b, groups=groups, level=level, resamples=resamples, seed=seed)
+
+
+def _by_group(
+    sample: NDArray[np.float64], groups: Sequence[Hashable] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if groups is None:
+        return sample, np.ones_like(sample)
+    if len(groups) != len(sample):
+        raise ValueError(f"{len(groups)} groups for {len(sample)} values")
+    index: dict[Hashable, int] = {}
+    place = np.array([index.setdefault(group, len(index)) for group in groups])
+    return np.bincount(place, sample), np.bincount(place).astype(np.float64)

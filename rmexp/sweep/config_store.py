@@ -1,0 +1,61 @@
+"""Registration with Hydra: the schema's defaults, the named sweeps, the sweeper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+
+from rmexp.errors import UserError
+from rmexp.sweep import hydra_sweeper
+from rmexp.sweep.schema import StudyConfig
+from rmexp.trial.evaluate import EvaluateConfig
+from rmexp.trial.schema import TrialConfig
+
+
+def schema_defaults() -> dict[str, Any]:
+    """Every key of a trial with its default, so that the command line may set any of them."""
+    plain = TrialConfig(cache_dir="").to_plain()
+    # The rater's keys depend on its kind; its config group gives them.
+    del plain["rater"]
+    return plain
+
+
+def register(*sweep_folders: Path) -> None:
+    """Make defaults and named sweeps known to Hydra.
+
+    Args:
+        sweep_folders: folders of ``NAME.yaml``, selected as ``sweep=NAME``; later ones win.
+
+    Raises:
+        UserError: naming a sweep file that is not YAML.
+    """
+    store = ConfigStore.instance()
+    store.store(name="trial_schema", node=schema_defaults(), provider="rmexp")
+    sweep = {"sweep": StudyConfig().sweep.model_dump(mode="json")}
+    store.store(name="sweep_schema", node=sweep, provider="rmexp")
+    evaluation = EvaluateConfig.defaults()
+    store.store(name="evaluate_schema", node=evaluation, provider="rmexp")
+    hydra_sweeper.register()
+    for folder in sweep_folders:
+        for path in sorted(folder.glob("*.yaml")):
+            store.store(
+                group="sweep",
+                name=path.stem,
+                node=_read(path),
+                package="_global_",
+                provider=str(path),
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"{path}: expected 'key: value' lines")
+    return plain

@@ -1,0 +1,200 @@
+"""What a sweep says in the terminal: progress, the dry run, and the end."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from rmexp.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from rmexp.sweep.controller import Progress
+    from rmexp.sweep.launch import SweepPlan
+    from rmexp.sweep.study import StudyFolder
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that never wraps what another program may read."""
+    out = sys.stderr if stderr else sys.stdout
+    return Console(file=out, width=None if out.isatty() else 160, highlight=False, soft_wrap=True)
+
+
+class ProgressLines:
+    """A bar on a terminal, one plain line an event elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> ProgressLines:
+        if self._console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[state]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("trials", total=None, state="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show an event and where the sweep stands."""
+        finished = progress.complete + progress.pruned
+        state = (
+            f"running {progress.running}, pruned {progress.pruned}, failed {progress.failed}"
+            + (
+                ""
+                if progress.best is None
+                else f", best {progress.best:.4f} (trial {progress.best_number})"
+            )
+            + (
+                ""
+                if progress.seconds_left is None
+                else f", about {_span(progress.seconds_left)} left"
+            )
+        )
+        if self._bar is None:
+            now = datetime.datetime.now().strftime("%H:%M:%S")
+            self._console.print(
+                f"{now} [{finished}/{progress.target}] {progress.event} ({state})", markup=False
+            )
+        else:
+            self._bar.console.print(progress.event, markup=False)
+            self._bar.update(self._task, completed=finished, total=progress.target, state=state)
+
+
+def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
+    """The space, its size, and the first points that the sampler would propose."""
+    import optuna
+
+    from rmexp.sweep.study import make_sampler
+
+    out = console()
+    sweep = plan.study.sweep
+    size = "infinite" if math.isinf(plan.space.size) else f"{plan.space.size:g} points"
+    out.print(
+        f"study {plan.study.study}: {sweep.trials} trials, sampler {sweep.sampler.kind}, "
+        f"pruner {sweep.pruner.kind}, space {size}"
+    )
+    table = Table("key", "range")
+    for key, text in plan.space.describe():
+        table.add_row(key, text)
+    out.print(table)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=make_sampler(sweep.sampler, plan.space, 0))
+    table = Table(*[d.key for d in plan.space.dimensions], title="first points")
+    for _ in range(min(points, sweep.trials)):
+        trial = study.ask(plan.space.distributions)
+        table.add_row(*[_short(trial.params[d.key]) for d in plan.space.dimensions])
+        study.tell(trial, 0.0)
+    out.print(table)
+
+
+def print_end(plan: SweepPlan) -> None:
+    """The table of trials, the best one with its test accuracy, and what to do next."""
+    from rmexp.sweep.study import load_study
+
+    assert plan.study.study is not None
+    study = load_study(plan.study.output_dir, plan.study.study, plan.study.sweep.storage)
+    out = console()
+    out.print(trials_table(study.get_trials(deepcopy=False), [k for k, _ in plan.space.describe()]))
+    print_best(study, plan.folder)
+
+
+def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
+    """One row a trial."""
+    table = Table("trial", "state", "objective", *keys, "agreement", "rated", "seconds")
+    for trial in trials:
+        metrics = trial.user_attrs.get("metrics", {})
+        seconds = trial.duration.total_seconds() if trial.duration else None
+        agreement = metrics.get("labels/agreement_with_human")
+        table.add_row(
+            str(trial.number),
+            trial.state.name.lower(),
+            "" if trial.value is None else f"{trial.value:.4f}",
+            *[_short(trial.params.get(k, "")) for k in keys],
+            "" if agreement is None else f"{agreement:.3f}",
+            _short(metrics.get("ratings/rated", "")),
+            "" if seconds is None else f"{seconds:.0f}",
+        )
+    return table
+
+
+def print_best(study: Any, folder: StudyFolder) -> None:
+    """The best trial: its parameters, validation and test accuracy, and the command to rerun."""
+    from rmexp.sweep.study import best_trial
+    from rmexp.trial.held_out import measure_on_test
+
+    out = console()
+    best = best_trial(study)
+    directory = folder.root / best.user_attrs["directory"]
+    out.print(f"\nbest of study {folder.name}: trial {best.number}")
+    for key, value in best.params.items():
+        out.print(f"  {key} = {_short(value)}")
+    out.print(f"  validation objective {best.value:.4f} (chosen by it, so optimistic)")
+    try:
+        metrics = measure_on_test(directory)["metrics"]
+    except UserError as error:
+        out.print(f"  test: {error}", markup=False)
+    else:
+        out.print(
+            f"  test accuracy {metrics['accuracy']:.3f} "
+            f"(95% interval {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}, "
+            f"{metrics['pairs']:.0f} pairs the search never saw)"
+        )
+        out.print(
+            f"  baselines on the same pairs: longer {metrics['baseline_longer']:.3f}, "
+            f"shorter {metrics['baseline_shorter']:.3f}, "
+            f"majority side {metrics['baseline_majority']:.3f}"
+        )
+        out.print(
+            "  accuracy above the better length baseline by "
+            f"{metrics['over_length_baseline']:+.3f} (95% interval "
+            f"{metrics['over_length_baseline_low']:+.3f} to "
+            f"{metrics['over_length_baseline_high']:+.3f})"
+        )
+    out.print(f"  model and record: {directory}")
+    if (directory / "wandb").is_dir():
+        out.print(f"  W&B files: {folder.root / 'trials'}/*/wandb (wandb sync uploads them)")
+    where = (
+        ""
+        if str(folder.root.parent.parent) == "outputs"
+        else (f" --output-dir {folder.root.parent.parent}")
+    )
+    out.print(f"\nrun the best trial again: rmexp rerun {folder.name}{where}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

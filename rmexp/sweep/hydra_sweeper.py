@@ -1,0 +1,75 @@
+"""Hydra's multirun with our controller behind it.
+
+The published Optuna sweeper for Hydra pins an Optuna of years ago, runs trials in batches that
+wait for the slowest, and knows no pruning; so the sweeper is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class StudySweeper(Sweeper):
+    """Takes the multirun command line and runs it as a study."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra gives."""
+        self._loader = hydra_context.config_loader
+        self._config = config
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Plan, check, run; the end is told by the command line."""
+        from rmexp.sweep.launch import plan_sweep
+
+        overrides = OverridesParser.create(self._loader).parse_overrides(list(arguments))
+        plan = plan_sweep(overrides, self._compose, self._group_options, self._chosen("sweep"))
+        if plan.study.sweep.dry_run:
+            from rmexp.sweep.console import print_dry_run
+
+            print_dry_run(plan)
+            return None
+        from rmexp.sweep.console import ProgressLines, print_end
+        from rmexp.sweep.launch import run_sweep
+
+        with ProgressLines() as lines:
+            run_sweep(plan, lines)
+        print_end(plan)
+        return None
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        return self._loader.load_sweep_config(self._config, list(overrides))
+
+    def _group_options(self, key: str) -> Sequence[str]:
+        return list(self._loader.get_group_options(key))
+
+    def _chosen(self, group: str) -> str | None:
+        choice = self._config.hydra.runtime.choices.get(group)
+        return None if choice in (None, "null") else str(choice)
+
+
+# Hydra instantiates plugins of the namespace package hydra_plugins only. Registering under that
+# name spares every installation a second top-level package.
+StudySweeper.__module__ = "hydra_plugins.rmexp"
+
+
+def register() -> None:
+    """Make the sweeper known to Hydra as ``hydra/sweeper: rmexp``."""
+    Plugins.instance().register(StudySweeper)
+    ConfigStore.instance().store(
+        group="hydra/sweeper",
+        name="rmexp",
+        node={"_target_": "hydra_plugins.rmexp.StudySweeper"},
+        provider="rmexp",
+    )

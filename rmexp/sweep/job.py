@@ -1,0 +1,64 @@
+"""What an executor runs, and the Executor protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rmexp.trial.record import TrialIdentity
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial to run, as plain data that any process can take.
+
+    Attributes:
+        identity: study and trial number.
+        config: the trial's resolved config.
+        directory: of this trial alone.
+    """
+
+    identity: TrialIdentity
+    config: dict[str, Any]
+    directory: Path
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study."""
+        assert self.identity.number is not None
+        return self.identity.number
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is over; its result, if any, is the record in its directory.
+
+    Attributes:
+        job: the job.
+        lost: why there is no record, such as ``worker died (signal 9)``; empty where there is one.
+    """
+
+    job: TrialJob
+    lost: str = ""
+
+
+# (trial number, epoch, objective) -> whether to prune the trial.
+ReportHandler = Callable[[int, int, float], bool]
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere, several at once."""
+
+    slots: int
+    threads: int
+
+    def submit(self, job: TrialJob) -> None:
+        """Take a job; the caller keeps no more than ``slots`` unfinished."""
+
+    def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
+        """Answer reports as they come; return the jobs that ended, at the latest after timeout."""
+
+    def close(self) -> None:
+        """Stop what still runs and leave no process behind."""

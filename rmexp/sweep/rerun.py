@@ -1,0 +1,128 @@
+"""Run a trial of a study again, from what it stored, and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rmexp.errors import DriftError
+from rmexp.fingerprint import Fingerprint, differences
+from rmexp.sweep.study import StudyFolder
+from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.schema import TrialConfig
+
+OnDrift = Literal["refuse", "warn"]
+# Compared bit for bit; times and cache hits may differ.
+_COMPARED = ("validation/", "train/loss", "labels/")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A trial run again.
+
+    Attributes:
+        old: the stored record.
+        new: the new record.
+        directory: of the new run.
+        drift: what has moved since, in words.
+        unequal: metrics that differ, name to (old, new).
+    """
+
+    old: TrialRecord
+    new: TrialRecord
+    directory: Path
+    drift: list[str]
+    unequal: dict[str, tuple[float | None, float | None]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the run was repeated to the last digit."""
+        return self.new.state == self.old.state and not self.unequal
+
+
+def rerun(
+    folder: StudyFolder, number: int, *, on_drift: OnDrift = "refuse", tracker: str | None = None
+) -> Rerun:
+    """Run a trial again from its stored config, not from today's YAML.
+
+    Args:
+        folder: of the study.
+        number: of the trial.
+        on_drift: what to do where data, rules, rater, code or versions have changed.
+        tracker: another tracker kind than the stored one.
+
+    Raises:
+        DriftError: something has changed and ``on_drift`` is refuse; it is named.
+        UserError: the trial has no record.
+    """
+    old = TrialRecord.read(folder.trial(number))
+    config = old.trial_config
+    drift = [*_version_drift(old), *_content_drift(old, config)]
+    if drift and on_drift == "refuse":
+        raise DriftError(
+            f"trial {number} of '{folder.name}' cannot be repeated exactly: {'; '.join(drift)}; "
+            "add --on-drift warn to run it all the same"
+        )
+    if tracker is not None:
+        config = config.model_copy(
+            update={"tracker": config.tracker.model_copy(update={"kind": tracker})}
+        )
+    from rmexp.trial.run import run_trial
+
+    attempt, directory = _free_directory(folder, number)
+    identity = TrialIdentity(folder.name, number, attempt, "rerun")
+    new = run_trial(config, directory=directory, identity=identity)
+    names = sorted(n for n in {*old.metrics, *new.metrics} if n.startswith(_COMPARED))
+    unequal = {
+        n: (old.metrics.get(n), new.metrics.get(n))
+        for n in names
+        if old.metrics.get(n) != new.metrics.get(n)
+    }
+    if old.objective != new.objective:
+        unequal["objective"] = (old.objective, new.objective)
+    return Rerun(old, new, directory, drift, unequal)
+
+
+def _free_directory(folder: StudyFolder, number: int) -> tuple[int, Path]:
+    attempt = 1
+    while True:
+        directory = folder.root / "reruns" / f"{number:04d}-{attempt}"
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            attempt += 1
+        else:
+            return attempt, directory
+
+
+def _version_drift(old: TrialRecord) -> list[str]:
+    from rmexp.trial.versions import library_versions
+
+    today = library_versions()
+    return [
+        f"{name} was {version}, is {today.get(name, 'absent')}"
+        for name, version in old.versions.items()
+        if today.get(name) != version
+    ]
+
+
+def _content_drift(old: TrialRecord, config: TrialConfig) -> list[str]:
+    from rmexp.trial import assembly
+    from rmexp.trial.versions import code_fingerprint
+
+    today = {
+        "pairs": assembly.read_pairs(config.data).fingerprint,
+        "rules": assembly.rule_set(config).fingerprint,
+        "code": code_fingerprint(),
+    }
+    moved = []
+    for name, now in today.items():
+        stored = old.fingerprints.get(name)
+        if stored is None:
+            continue
+        parts = differences(Fingerprint.from_plain(stored), now)
+        if parts:
+            named = ", ".join(parts[:5]) + (", ..." if len(parts) > 5 else "")
+            moved.append(f"{name} changed ({named})")
+    return moved
