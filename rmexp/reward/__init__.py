@@ -1,0 +1,1 @@
+"""The reward model: losses, training, scoring."""

@@ -1,0 +1,266 @@
+"""Loading a backbone with a head of one number, whole or with an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rmexp.backbone.batching import Rows
+from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.quiet import quiet_transformers
+from rmexp.backbone.text import choose_pad_token
+from rmexp.errors import UserError
+
+
+@dataclass
+class Classifier:
+    """A model that gives one number a sequence, with its tokenizer.
+
+    Attributes:
+        model: the transformers model, or the peft model around it.
+        tokenizer: its tokenizer, with a pad token.
+        causal: whether sequences are read at their last token (else as the encoder pools).
+        peft: what of it is trained.
+    """
+
+    model: Any
+    tokenizer: Any
+    causal: bool
+    peft: PeftOptions
+
+    @property
+    def inner(self) -> Any:
+        """The transformers model inside."""
+        return self.model.get_base_model() if self.peft.kind == "lora" else self.model
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that the positions allow, None where there is no limit."""
+        return position_limit(self.inner.config)
+
+    def scores(self, rows: Rows) -> torch.Tensor:
+        """Scores of the sequences in the rows: float32 ``[sequences]``, in the rows' own order."""
+        inner = self.inner
+        if self.causal:
+            trunk = getattr(inner, inner.base_model_prefix)
+            hidden = trunk(
+                input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False
+            ).last_hidden_state
+            return inner.score(hidden[rows.row, rows.column]).squeeze(-1).float()
+        inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
+        if rows.token_type_ids is not None:
+            inputs["token_type_ids"] = rows.token_type_ids
+        return inner(**inputs).logits.squeeze(-1).float()
+
+
+def load_sequence_classifier(
+    path: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int,
+    peft: PeftOptions = PeftOptions(),  # noqa: B008 (frozen)
+) -> Classifier:
+    """Load a model with one logit and say what of it is trained.
+
+    A head that the checkpoint lacks is drawn from the seed alone, so nothing that ran before
+    moves it; one that it holds is kept. The head computes in float32 whatever the dtype. Dropout
+    is off: Bradley-Terry compares two scores, and noise on either is noise on the label.
+
+    Args:
+        path: a folder or hub name (``owner/name``, perhaps ``@revision``).
+        dtype: of the trunk.
+        seed: for the head and the adapters.
+        peft: which weights are trained; the others are frozen.
+
+    Raises:
+        UserError: the model cannot be loaded, has another head, or lacks weights.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    where = hub_arguments(path)
+    if (Path(path) / "adapter_config.json").is_file():
+        raise UserError(f"{path} is an adapter: export it merged before training on from it")
+    with quiet_transformers(), _told_as_user_error(path):
+        config = AutoConfig.from_pretrained(**where)
+        classes = " ".join(config.architectures or ())
+        if "ForSequenceClassification" in classes and config.num_labels != 1:
+            raise UserError(
+                f"{path} is a classifier of {config.num_labels} labels: a reward model needs one"
+            )
+        _switch_dropout_off(config)
+        tokenizer = load_tokenizer(path, int(config.get_text_config().vocab_size))
+        config.num_labels = 1
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                **where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+    _draw_missing_head(model, report["missing_keys"], seed, path)
+    model.config.problem_type = "regression"
+    classifier = Classifier(model, tokenizer, causal=hasattr(model, "score"), peft=peft)
+    _choose_trained(classifier, seed)
+    keep_head_in_float32(classifier)
+    return classifier
+
+
+def load_tokenizer(path: Path | str, vocabulary: int) -> Any:
+    """The tokenizer of a model, padding on the right with a token that ends no text."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**hub_arguments(path))
+    choose_pad_token(tokenizer, vocabulary)
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def hub_arguments(path: Path | str) -> dict[str, str]:
+    """``from_pretrained`` arguments of a folder, or of a hub name with its revision."""
+    name, _, revision = str(path).partition("@")
+    if revision and not Path(path).exists():
+        return {"pretrained_model_name_or_path": name, "revision": revision}
+    return {"pretrained_model_name_or_path": str(path)}
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest sequence that a model's position table or training allows."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None)
+    if limit is not None and text.model_type in ("roberta", "xlm-roberta", "camembert"):
+        limit -= 2  # their positions begin behind the pad id
+    return limit
+
+
+def head_names(model: Any) -> list[str]:
+    """The parts of a sequence classifier that stand behind its trunk, such as ``score``."""
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """The trunk's layers, in order."""
+    count = model.config.get_text_config().num_hidden_layers
+    trunk = getattr(model, model.base_model_prefix)
+    for module in trunk.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(
+        f"{type(model).__name__}: its layers were not found, use peft.kind=full or lora"
+    )
+
+
+def keep_head_in_float32(classifier: Classifier) -> None:
+    """Hold the head's weights in float32 and compute it outside autocast.
+
+    A logit in bfloat16 has 8 bits: two responses of like quality would tie.
+    """
+    for name in head_names(classifier.inner):
+        child = getattr(classifier.inner, name)
+        child.float()
+        child.forward = _in_float32(child.forward)
+
+
+def _in_float32(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def run(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return forward(hidden.float(), *args, **kwargs)
+
+    return run
+
+
+def _choose_trained(classifier: Classifier, seed: int) -> None:
+    options, model = classifier.peft, classifier.model
+    if options.kind == "full":
+        return
+    if options.kind == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        targets = options.targets
+        config = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=options.rank,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            # Without this the head would stay random after loading (trl #578, peft #1070).
+            modules_to_save=head_names(model),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                classifier.model = get_peft_model(model, config)
+            except ValueError as error:
+                raise UserError(f"peft.targets={targets}: {_first_line(error)}") from None
+        return
+    model.requires_grad_(False)
+    for module in _behind_layers(model):
+        module.requires_grad_(True)
+    if options.kind == "last_k":
+        layers = layers_of(model)
+        if options.last_k > len(layers):
+            raise UserError(f"peft.last_k={options.last_k}: this model has {len(layers)} layers")
+        for layer in layers[-options.last_k :]:
+            layer.requires_grad_(True)
+
+
+def _behind_layers(model: Any) -> Iterable[nn.Module]:
+    """The head, and an encoder's pooler: all that a frozen trunk of layers leaves to train."""
+    for name in head_names(model):
+        yield getattr(model, name)
+    pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None)
+    if isinstance(pooler, nn.Module):
+        yield pooler
+
+
+def _draw_missing_head(model: Any, missing: Iterable[str], seed: int, path: Path | str) -> None:
+    behind = {id(p) for module in _behind_layers(model) for p in module.parameters()}
+    parameters = dict(model.named_parameters())
+    lacking = sorted(n for n in missing if n in parameters and id(parameters[n]) not in behind)
+    if lacking:
+        raise UserError(f"{path} lacks {len(lacking)} weights of its trunk, first {lacking[0]}")
+    generator = torch.Generator().manual_seed(seed)
+    spread = getattr(model.config.get_text_config(), "initializer_range", 0.02)
+    for name in sorted(n for n in missing if n in parameters):
+        weight = parameters[name]
+        with torch.no_grad():
+            if weight.ndim < 2:
+                weight.zero_()
+            else:
+                drawn = torch.empty(weight.shape).normal_(0.0, spread, generator=generator)
+                weight.copy_(drawn)
+
+
+def _switch_dropout_off(config: Any) -> None:
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for name, value in list(vars(part).items()):
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+                setattr(part, name, 0.0)
+
+
+class _told_as_user_error:
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, ValueError)) and not isinstance(error, UserError):
+            raise UserError(f"model {self.path} cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

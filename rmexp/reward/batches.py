@@ -1,0 +1,197 @@
+"""From tokenised pairs to optimisation batches, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from rmexp.backbone.batching import Rows, length_groups, pad_rows
+from rmexp.backbone.text import Tokens
+from rmexp.backbone.tokens import TokenStore, same_tokens
+from rmexp.reward.data import TrainingPairs
+
+
+@dataclass(frozen=True)
+class TokenisedPairs:
+    """Pairs with their tokens.
+
+    Attributes:
+        pairs: what remained.
+        chosen: ``[pairs]`` tokens of prompt and preferred response.
+        rejected: ``[pairs]`` tokens of prompt and the other.
+        counts: what was dropped and what truncation touched.
+    """
+
+    pairs: TrainingPairs
+    chosen: list[Tokens]
+    rejected: list[Tokens]
+    counts: dict[str, int]
+
+
+def tokenise_pairs(pairs: TrainingPairs, store: TokenStore) -> TokenisedPairs:
+    """Tokenise both sides; drop and count pairs that are one text to the model.
+
+    Truncation can make two responses identical (OpenRLHF #1311); such a pair has no gradient but
+    a wrong share in every metric.
+    """
+    chosen = store.tokens(pairs.prompts, pairs.chosen)
+    rejected = store.tokens(pairs.prompts, pairs.rejected)
+    both = list(zip(chosen, rejected, strict=True))
+    differ = [not same_tokens(a, b) for a, b in both]
+    was_cut = [bool(a.cut_prompt + a.cut_response + b.cut_prompt + b.cut_response) for a, b in both]
+    identical = sum(
+        not d and not (a.cut_response or b.cut_response)
+        for d, (a, b) in zip(differ, both, strict=True)
+    )
+    keep = np.flatnonzero(differ)
+    counts = {
+        "pairs": len(pairs),
+        "dropped_identical": identical,
+        "dropped_identical_after_truncation": len(pairs) - len(keep) - identical,
+        "truncated": sum(was_cut),
+        "truncated_responses": sum(bool(a.cut_response or b.cut_response) for a, b in both),
+        "tokenised": store.tokenised,
+    }
+    return TokenisedPairs(
+        pairs.take(keep), [chosen[i] for i in keep], [rejected[i] for i in keep], counts
+    )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """One rank's share of an optimisation batch.
+
+    Sequences 0 to n-1 are the chosen sides, n to 2n-1 the rejected ones.
+
+    Attributes:
+        rows: the token rectangles.
+        index: int64 ``[pairs]``, rows of the tokenised pairs; -1 marks filling without weight.
+        margin: float32 ``[pairs]`` or None.
+        target: float32 ``[pairs]`` or None.
+        weight: float32 ``[pairs]``.
+        global_weight: the weights' sum over all ranks and micro-batches of the optimiser's step.
+    """
+
+    rows: list[Rows]
+    index: NDArray[np.int64]
+    margin: torch.Tensor | None
+    target: torch.Tensor | None
+    weight: torch.Tensor
+    global_weight: float
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The same batch on a device."""
+        return PairBatch(
+            [r.to(device) for r in self.rows],
+            self.index,
+            None if self.margin is None else self.margin.to(device),
+            None if self.target is None else self.target.to(device),
+            self.weight.to(device),
+            self.global_weight,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens in the rows."""
+        return sum(r.tokens for r in self.rows)
+
+
+@dataclass(frozen=True)
+class BatchIndex:
+    """Which pairs one rank takes in one step, with the weight of the whole step."""
+
+    index: NDArray[np.int64]
+    global_weight: float
+
+
+class PairSampler(Sampler[BatchIndex]):
+    """Pairs in a fresh seeded order each epoch, cut into global batches, shared among ranks.
+
+    Every rank draws the same order and takes its own stride, so any number of ranks sees the same
+    global batches and knows their weight without asking the others.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        batch_pairs: int,
+        seed: int,
+        weight: NDArray[np.floating] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        self.count = count
+        self.batch_pairs = batch_pairs
+        self.seed = seed
+        self.weight = np.ones(count) if weight is None else np.asarray(weight, dtype=np.float64)
+        self.rank, self.ranks = rank, ranks
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_pairs)
+
+    def __iter__(self) -> Iterator[BatchIndex]:
+        order = np.arange(self.count)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        for start in range(0, self.count, self.batch_pairs):
+            batch = order[start : start + self.batch_pairs]
+            own = batch[self.rank :: self.ranks]
+            # A rank without a pair must still take part in the step: filling without weight.
+            own = own if len(own) else np.array([-1])
+            yield BatchIndex(own, float(self.weight[batch].sum()))
+
+
+class PairDataset(Dataset[PairBatch]):
+    """Builds the rectangles of a batch; indexed by :class:`BatchIndex`."""
+
+    def __init__(
+        self, data: TokenisedPairs, *, token_budget: int, pad_id: int, causal: bool
+    ) -> None:
+        self.data = data
+        self.token_budget = token_budget
+        self.pad_id = pad_id
+        self.causal = causal
+
+    def __len__(self) -> int:
+        return len(self.data.pairs)
+
+    def __getitem__(self, batch: BatchIndex) -> PairBatch:
+        where = np.maximum(batch.index, 0)
+        pairs = self.data.pairs
+        sequences = [
+            *(self.data.chosen[i] for i in where),
+            *(self.data.rejected[i] for i in where),
+        ]
+        weight = np.ones(len(where)) if pairs.weight is None else np.asarray(pairs.weight)[where]
+        return PairBatch(
+            rows=self.rows(sequences),
+            index=batch.index,
+            margin=_column(pairs.margin, where),
+            target=_column(pairs.target, where),
+            weight=torch.from_numpy(np.where(batch.index < 0, 0.0, weight).astype(np.float32)),
+            global_weight=batch.global_weight,
+        )
+
+    def rows(self, sequences: Sequence[Tokens]) -> list[Rows]:
+        """Rectangles of like length within the token budget."""
+        groups = length_groups([len(t.ids) for t in sequences], self.token_budget)
+        return [pad_rows(sequences, g, self.pad_id, self.causal) for g in groups]
+
+
+def _column(values: NDArray[np.floating] | None, where: NDArray[np.int64]) -> torch.Tensor | None:
+    if values is None:
+        return None
+    return torch.from_numpy(np.asarray(values)[where].astype(np.float32))

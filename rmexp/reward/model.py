@@ -1,0 +1,243 @@
+"""The trained reward model: score, save, load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rmexp.backbone.batching import length_groups, pad_rows, score_in_groups
+from rmexp.backbone.load import (
+    Classifier,
+    keep_head_in_float32,
+    load_sequence_classifier,
+    load_tokenizer,
+)
+from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.quiet import quiet_transformers
+from rmexp.backbone.sources import resolve_model
+from rmexp.backbone.text import TemplateName, TextTemplate
+from rmexp.backbone.tokens import text_key
+from rmexp.errors import UserError
+from rmexp.preferences.pair import Prompt, prompt_from_text
+from rmexp.reward.losses import NonFiniteError
+
+SETTINGS_FILE = "rmexp_reward.json"
+
+
+@dataclass
+class RewardModel:
+    """A reward model ready to score.
+
+    Attributes:
+        classifier: the network and its tokenizer.
+        template: how texts become tokens.
+        base: name or path of the model that training started from.
+        token_budget: tokens in one forward pass.
+    """
+
+    classifier: Classifier
+    template: TextTemplate
+    base: str = ""
+    token_budget: int = 4096
+
+    def score(
+        self, prompts: Sequence[Prompt | str], responses: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Rewards of responses to prompts: float64 ``[n]``.
+
+        A text's score does not depend on the texts beside it (beyond float32 rounding, 1e-5), and
+        identical texts are run once.
+
+        Raises:
+            ValueError: prompts and responses differ in number.
+            NonFiniteError: a score is NaN or infinite; names the rows.
+        """
+        if len(prompts) != len(responses):
+            raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
+        if not len(prompts):
+            return np.zeros(0)
+        asked = [prompt_from_text(p) if isinstance(p, str) else p for p in prompts]
+        keys = [text_key(p, r) for p, r in zip(asked, responses, strict=True)]
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        distinct = sorted(first.values())
+        tokens = self.template.encode(
+            [asked[i] for i in distinct], [responses[i] for i in distinct]
+        )
+        device = next(self.classifier.model.parameters()).device
+        was_training = self.classifier.model.training
+        self.classifier.model.eval()
+        groups = length_groups([len(t.ids) for t in tokens], self.token_budget)
+        with torch.inference_mode():
+            rows = (
+                pad_rows(tokens, g, self.classifier.pad_id, self.classifier.causal).to(device)
+                for g in groups
+            )
+            scores = score_in_groups(list(rows), self.classifier.scores, len(tokens))
+        self.classifier.model.train(was_training)
+        by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
+        result = np.array([by_key[key] for key in keys], dtype=np.float64)
+        bad = np.flatnonzero(~np.isfinite(result))
+        if len(bad):
+            shown = ", ".join(str(i) for i in bad[:5])
+            raise NonFiniteError(f"the score is NaN or infinite at rows {shown}")
+        return result
+
+    def save(self, folder: Path) -> Path:
+        """Write weights (safetensors), tokenizer, settings and a model card.
+
+        Plain transformers (or peft, for an adapter) loads the folder with equal scores.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        with quiet_transformers():
+            self.classifier.model.save_pretrained(folder)
+            self.classifier.tokenizer.save_pretrained(folder)
+        (folder / SETTINGS_FILE).write_text(json.dumps(self._settings(), indent=2) + "\n")
+        (folder / "README.md").write_text(self._card())
+        return folder
+
+    def _settings(self) -> dict[str, Any]:
+        peft = self.classifier.peft
+        return {
+            "format": 1,
+            "base": self.base,
+            "template": self.template.name,
+            "max_length": self.template.max_length,
+            "adapter": peft.kind == "lora",
+        }
+
+    def _card(self) -> str:
+        adapter = self.classifier.peft.kind == "lora"
+        auto = (
+            "AutoPeftModelForSequenceClassification"
+            if adapter
+            else ("AutoModelForSequenceClassification")
+        )
+        return _CARD.format(
+            library="peft" if adapter else "transformers",
+            base=self.base or "unknown",
+            template=self.template.name,
+            max_length=self.template.max_length,
+            auto=auto,
+            pad=self.classifier.tokenizer.pad_token,
+        )
+
+
+_CARD = """---
+library_name: {library}
+pipeline_tag: text-classification
+tags:
+- reward-model
+- rmexp
+---
+# Reward model
+
+One number for a prompt and a response; higher is better. Trained with rmexp from `{base}`
+by the Bradley-Terry loss on rule-adaptive labels.
+
+- Text form: `{template}`, at most {max_length} tokens (the prompt is cut from its left).
+- Padding: on the right, with `{pad}`.
+
+```python
+import rmexp
+
+model = rmexp.load_reward_model("this folder")
+model.score(["How do I boil an egg?"], ["Ten minutes in boiling water."])
+```
+
+The weights also load with `{auto}.from_pretrained(folder, num_labels=1)`; the texts must then be
+put into the form above.
+"""
+
+
+def load_reward_model(
+    path: Path | str,
+    *,
+    template: TemplateName | None = None,
+    max_length: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+) -> RewardModel:
+    """Load a reward model to score with.
+
+    Args:
+        path: a folder that :meth:`RewardModel.save` wrote (whole or adapter), or any local or hub
+            sequence classifier with one label.
+        template: how texts become tokens; what was stored, else ``auto``.
+        max_length: most tokens; what was stored, else 2048 or the model's own limit.
+        dtype: of the trunk; the head stays in float32.
+        device: where to run.
+        cache_dir: where named models are converted to, for adapters on them.
+
+    Raises:
+        UserError: nothing can be loaded from there, or its head is not of one number.
+    """
+    settings: dict[str, Any] = {}
+    if (Path(path) / SETTINGS_FILE).is_file():
+        settings = json.loads((Path(path) / SETTINGS_FILE).read_text())
+    cache = cache_dir or Path.home() / ".cache" / "rmexp"
+    if (Path(path) / "adapter_config.json").is_file():
+        classifier = _load_adapter(Path(path), settings.get("base"), dtype, cache)
+    else:
+        found = resolve_model(path, cache)
+        _refuse_bare_trunk(found)
+        classifier = load_sequence_classifier(found, dtype=dtype, seed=0)
+    classifier.model.to(device).eval()
+    return RewardModel(
+        classifier,
+        TextTemplate(
+            classifier.tokenizer,
+            name=template or settings.get("template", "auto"),
+            max_length=max_length
+            or settings.get("max_length")
+            or min(2048, classifier.longest or 2048),
+            causal=classifier.causal,
+        ),
+        base=settings.get("base", str(path)),
+    )
+
+
+def _refuse_bare_trunk(path: Path | str) -> None:
+    """A model without a head would score at random (trl #578)."""
+    from transformers import AutoConfig
+
+    from rmexp.backbone.load import hub_arguments
+
+    try:
+        config = AutoConfig.from_pretrained(**hub_arguments(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if not any("ForSequenceClassification" in name for name in config.architectures or ()):
+        raise UserError(
+            f"{path} is no reward model: its architecture {config.architectures} has no score head"
+        )
+
+
+def _load_adapter(path: Path, base: str | None, dtype: torch.dtype, cache: Path) -> Classifier:
+    from peft import PeftConfig, PeftModel
+
+    named = PeftConfig.from_pretrained(str(path)).base_model_name_or_path or base
+    if named is None:
+        raise UserError(f"{path}/adapter_config.json names no base model")
+    # The stored path may be another machine's: the name that it was found by still holds.
+    where = named if Path(named).is_dir() or not base else resolve_model(base, cache)
+    classifier = load_sequence_classifier(where, dtype=dtype, seed=0)
+    with quiet_transformers():
+        model = PeftModel.from_pretrained(classifier.model, str(path))
+    tokenizer = load_tokenizer(path, int(classifier.model.config.get_text_config().vocab_size))
+    loaded = Classifier(model, tokenizer, classifier.causal, PeftOptions(kind="lora"))
+    keep_head_in_float32(loaded)
+    return loaded

@@ -1,0 +1,207 @@
+"""The LightningModule that every trial runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from rmexp.backbone.batching import score_in_groups
+from rmexp.backbone.load import Classifier
+from rmexp.reward.batches import PairBatch
+from rmexp.reward.losses import NonFiniteError, pair_losses
+from rmexp.reward.options import LossOptions, OptimiserOptions
+
+
+@dataclass
+class PairOutcomes:
+    """Rewards of pairs seen, gathered for metrics over single pairs."""
+
+    index: list[np.ndarray] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, index: np.ndarray, *columns: torch.Tensor) -> None:
+        """Add a batch: columns of float32 ``[pairs]``, rows with index -1 are filling."""
+        real = index >= 0
+        self.index.append(index[real])
+        table = torch.stack([c.detach().float() for c in columns], dim=1)
+        self.values.append(table[torch.from_numpy(real).to(table.device)])
+
+    def table(self, strategy: Any = None) -> np.ndarray:
+        """float64 ``[pairs, columns]`` over all ranks, each pair once, by index."""
+        index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
+        values = torch.cat(self.values).cpu().double().numpy() if self.values else np.zeros((0, 3))
+        if strategy is not None and strategy.world_size > 1:
+            everyone: list[Any] = [None] * strategy.world_size
+            torch.distributed.all_gather_object(everyone, (index, values))
+            index = np.concatenate([i for i, _ in everyone])
+            values = np.concatenate([v for _, v in everyone])
+        _, first = np.unique(index, return_index=True)
+        return values[first]
+
+
+def outcome_metrics(table: np.ndarray, prefix: str) -> dict[str, float]:
+    """Means over single pairs of ``[pairs, (loss, chosen, rejected)]``; a tie counts half."""
+    if not len(table):
+        return {}
+    losses, chosen, rejected = table.T[:3]
+    delta = chosen - rejected
+    rewards = np.concatenate([chosen, rejected])
+    return {
+        f"{prefix}/loss": float(losses.mean()),
+        f"{prefix}/accuracy": float(((delta > 0) + 0.5 * (delta == 0)).mean()),
+        f"{prefix}/margin": float(delta.mean()),
+        f"{prefix}/reward_mean": float(rewards.mean()),
+        f"{prefix}/reward_std": float(rewards.std()),
+    }
+
+
+class RewardModule(pl.LightningModule):
+    """Bradley-Terry training of a classifier with one logit.
+
+    Every step's loss is the weighted sum over its pairs divided by the weight of the whole global
+    batch, so any number of ranks takes the same step as one.
+
+    Args:
+        classifier: the model.
+        ids: names of the training pairs, for messages.
+        validation_ids: names of the validation pairs.
+        loss: which loss.
+        optimiser: learning rate, schedule and clipping.
+        steps: optimiser steps of the whole run, for the schedule.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        ids: Sequence[str],
+        validation_ids: Sequence[str],
+        loss: LossOptions,
+        optimiser: OptimiserOptions,
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.model = classifier.model
+        self.classifier = classifier
+        self.ids, self.validation_ids = ids, validation_ids
+        self.loss_options, self.optimiser_options = loss, optimiser
+        self.steps = steps
+        self.history: list[dict[str, float]] = []
+        self.tokens_seen = 0
+        self.seconds = 0.0
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self._training, self._validation = PairOutcomes(), PairOutcomes()
+        self._gradient_norms: list[torch.Tensor] = []
+        self._epoch_tokens, self._began = 0, time.perf_counter()
+        self._trained_until = self._began
+
+    def forward(self, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards of the chosen and rejected sides: float32 ``[pairs]`` each."""
+        count = len(batch.index)
+        scores = score_in_groups(batch.rows, self.classifier.scores, 2 * count)
+        return scores[:count], scores[count:]
+
+    def training_step(self, batch: PairBatch, batch_index: int) -> torch.Tensor:
+        """The rank's share of the loss, scaled so that ranks' mean gradient is the global one."""
+        chosen, rejected = self(batch)
+        options = self.loss_options
+        losses = pair_losses(
+            chosen,
+            rejected,
+            batch.margin,
+            batch.target,
+            options.label_smoothing,
+            options.center_coefficient,
+        )
+        self._must_be_finite(losses, batch, self.ids, "loss")
+        self._training.add(batch.index, losses, chosen, rejected)
+        self._epoch_tokens += batch.tokens
+        share = (losses * batch.weight).sum() / max(batch.global_weight, 1e-12)
+        return share * self.trainer.world_size
+
+    def validation_step(self, batch: PairBatch, batch_index: int) -> None:
+        """Rewards and plain Bradley-Terry loss of held-out human preferences."""
+        chosen, rejected = self(batch)
+        losses = pair_losses(chosen, rejected)
+        self._must_be_finite(losses, batch, self.validation_ids, "validation loss")
+        self._validation.add(batch.index, losses, chosen, rejected)
+
+    @staticmethod
+    def _must_be_finite(
+        losses: torch.Tensor, batch: PairBatch, ids: Sequence[str], what: str
+    ) -> None:
+        finite = torch.isfinite(losses.detach())
+        if finite.all():
+            return
+        bad = [ids[i] for i in batch.index[~finite.cpu().numpy()] if i >= 0][:5]
+        raise NonFiniteError(f"{what} is NaN or infinite at pairs {', '.join(bad)}")
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's counts."""
+        self._start_epoch()
+
+    def on_validation_start(self) -> None:
+        """Training time ends here: validation is not part of tokens per second."""
+        self._trained_until = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Turn the epoch's outcomes into one row of history."""
+        if self._trained_until == self._began:
+            self._trained_until = time.perf_counter()
+        seconds = self._trained_until - self._began
+        self.tokens_seen += self._epoch_tokens
+        self.seconds += seconds
+        metrics = outcome_metrics(self._training.table(self.trainer.strategy), "train")
+        metrics |= outcome_metrics(self._validation.table(self.trainer.strategy), "validation")
+        norms = torch.stack(self._gradient_norms) if self._gradient_norms else torch.zeros(1)
+        metrics["train/gradient_norm"] = float(norms.mean())
+        metrics["train/tokens_per_second"] = self._epoch_tokens / max(seconds, 1e-9)
+        row = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
+        self.history.append(row)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip the whole gradient's norm and keep what it was."""
+        limit = self.optimiser_options.gradient_clip or float("inf")
+        trained = [p for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(trained, limit)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"the gradient is NaN or infinite at step {self.global_step}")
+        self._gradient_norms.append(norm.detach().cpu())
+
+    def configure_optimizers(self) -> Any:
+        """AdamW (no decay on biases and norms), linear warm-up, then linear decay or none."""
+        options = self.optimiser_options
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=options.learning_rate, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _rate(self, step: int) -> float:
+        options = self.optimiser_options
+        warm = min(1.0, (step + 1) / (options.warmup_steps + 1))
+        if options.schedule == "constant":
+            return warm
+        left = (self.steps - step) / max(1, self.steps - options.warmup_steps)
+        return min(warm, max(0.0, left))
+
+    def transfer_batch_to_device(self, batch: PairBatch, device: Any, index: int) -> PairBatch:
+        """Lightning's own transfer knows no dataclasses with plain data."""
+        return batch if device.type == "cpu" else batch.to(device)

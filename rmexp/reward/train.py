@@ -1,0 +1,274 @@
+"""Train a reward model on labelled pairs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from rmexp.backbone.load import Classifier, load_sequence_classifier
+from rmexp.backbone.options import PeftOptions, Precision
+from rmexp.backbone.sources import resolve_model, weights_fingerprint
+from rmexp.backbone.text import TemplateName, TextTemplate
+from rmexp.backbone.tokens import TokenStore
+from rmexp.errors import UserError
+from rmexp.fingerprint import Fingerprint
+from rmexp.preferences.pair import Pair
+from rmexp.reward.batches import PairDataset, PairSampler, TokenisedPairs, tokenise_pairs
+from rmexp.reward.data import TrainingPairs
+from rmexp.reward.model import RewardModel
+from rmexp.reward.module import RewardModule
+from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What training left.
+
+    Attributes:
+        path: the saved folder, None where saving was not asked for.
+        model: the reward model, ready to score.
+        history: one row an epoch: epoch, step, train/* and validation/* (loss, accuracy, margin,
+            reward_mean, reward_std), train/gradient_norm, train/tokens_per_second.
+        metrics: pairs given, dropped (and why) and truncated, texts tokenised by this call,
+            seconds and tokens_per_second (real tokens) of training over all epochs.
+        base_fingerprint: identity of the weights that training started from.
+    """
+
+    path: Path | None
+    model: RewardModel
+    history: list[dict[str, float]]
+    metrics: dict[str, float]
+    base_fingerprint: Fingerprint
+
+
+def train_reward_model(
+    train: TrainingPairs,
+    validation: Sequence[Pair] | None,
+    *,
+    model: Path | str,
+    directory: Path,
+    cache_dir: Path,
+    seed: int,
+    peft: PeftOptions = PeftOptions(),  # noqa: B008 (frozen)
+    loss: LossOptions = LossOptions(),  # noqa: B008 (frozen)
+    learning_rate: float = 2e-5,
+    warmup_steps: int = 10,
+    weight_decay: float = 0.0,
+    schedule: Schedule = "linear",
+    gradient_clip: float | None = 1.0,
+    epochs: int = 2,
+    batch_pairs: int = 8,
+    max_length: int = 1024,
+    template: TemplateName = "auto",
+    precision: Precision = "32",
+    token_budget: int = 512,
+    threads: int | None = None,
+    deterministic: bool = True,
+    accelerator: str = "cpu",
+    devices: int = 1,
+    strategy: Any = "auto",
+    report: Report | None = None,
+    resume: bool = False,
+    save: bool = True,
+) -> TrainedModel:
+    """Train by the Bradley-Terry loss and save the result.
+
+    On a CPU the same seed and thread count give bit-equal weights.
+
+    Args:
+        train: labelled pairs.
+        validation: held-out pairs; those with a human preference are scored after each epoch.
+        model: a name, folder or hub name (see ``resolve_model``).
+        directory: of the trial; the model is saved to ``directory/model``.
+        cache_dir: where converted models and tokens are kept.
+        seed: of the head, the adapters and the order of pairs.
+        peft: which weights are trained.
+        loss: the loss's options.
+        learning_rate: the highest rate of AdamW.
+        warmup_steps: steps of linear rise to it.
+        weight_decay: on matrices only.
+        schedule: after the rise, linear decay to zero over the run, or constant.
+        gradient_clip: largest norm of the whole gradient, None for no clipping.
+        epochs: passes over the pairs.
+        batch_pairs: pairs in one optimiser step, over all ranks.
+        max_length: tokens of prompt and response; the prompt is cut from its left.
+        template: auto, chat, plain or pair.
+        precision: 32, or bf16: products in bfloat16; trained weights, head and loss stay in
+            float32, so that small updates are not rounded away.
+        token_budget: tokens in one forward pass.
+        threads: of torch on the CPU; None leaves them.
+        deterministic: ask for deterministic kernels on a GPU too (the CPU's always are).
+        accelerator: Lightning's.
+        devices: Lightning's.
+        strategy: Lightning's.
+        report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
+        resume: go on from the last checkpoint in the directory, where there is one.
+        save: whether to write the model.
+
+    Raises:
+        UserError: no pair is left to train on, or an option does not fit the model.
+        NonFiniteError: a loss is NaN or infinite; names the pairs.
+    """
+    if epochs < 1 or batch_pairs < 1:
+        raise UserError("epochs and batch_pairs must be at least 1")
+    optimiser = OptimiserOptions(learning_rate, weight_decay, warmup_steps, schedule, gradient_clip)
+    with _threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
+        torch.manual_seed(seed)
+        path = resolve_model(model, cache_dir)
+        frozen_low = precision == "bf16" and peft.kind != "full"
+        classifier = load_sequence_classifier(
+            path, dtype=torch.bfloat16 if frozen_low else torch.float32, seed=seed, peft=peft
+        )
+        form = _template(classifier, template, max_length)
+        store = TokenStore(form, cache_dir)
+        data = tokenise_pairs(train, store)
+        if not len(data.pairs):
+            raise UserError(f"no pair is left to train on: {data.counts}")
+        held_out = TrainingPairs.from_preferences(validation or ())
+        checked = tokenise_pairs(held_out, store) if len(held_out) else None
+        module = RewardModule(
+            classifier,
+            ids=data.pairs.ids,
+            validation_ids=checked.pairs.ids if checked else (),
+            loss=loss,
+            optimiser=optimiser,
+            steps=epochs * -(-len(data.pairs) // batch_pairs),
+        )
+        _set_modes(classifier)
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=epochs,
+            default_root_dir=directory,
+            deterministic="warn" if deterministic and accelerator != "cpu" else None,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            callbacks=[_Report(report)] if report else [],
+        )
+        loaders = _Loaders(data, checked, classifier, batch_pairs, token_budget, seed)
+        trainer.fit(module, datamodule=loaders)
+    reward = RewardModel(classifier, form, str(model))
+    saved = reward.save(directory / "model") if save and trainer.is_global_zero else None
+    return TrainedModel(
+        path=saved,
+        model=reward,
+        history=module.history,
+        metrics={
+            **data.counts,
+            "seconds": module.seconds,
+            "tokens_per_second": module.tokens_seen / max(module.seconds, 1e-9),
+        },
+        base_fingerprint=weights_fingerprint(path),
+    )
+
+
+class _Loaders(pl.LightningDataModule):
+    """Loaders are made once ranks are known."""
+
+    def __init__(
+        self,
+        data: TokenisedPairs,
+        checked: TokenisedPairs | None,
+        classifier: Classifier,
+        batch_pairs: int,
+        token_budget: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.data, self.checked, self.classifier = data, checked, classifier
+        self.batch_pairs, self.token_budget, self.seed = batch_pairs, token_budget, seed
+
+    def _loader(self, data: TokenisedPairs, shuffle: bool, batch_pairs: int) -> DataLoader[Any]:
+        assert self.trainer is not None
+        sampler = PairSampler(
+            len(data.pairs),
+            batch_pairs=batch_pairs,
+            seed=self.seed,
+            weight=data.pairs.weight,
+            rank=self.trainer.global_rank,
+            ranks=self.trainer.world_size,
+            shuffle=shuffle,
+        )
+        dataset = PairDataset(
+            data,
+            token_budget=self.token_budget,
+            pad_id=self.classifier.pad_id,
+            causal=self.classifier.causal,
+        )
+        return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.data, True, self.batch_pairs)
+
+    def val_dataloader(self) -> Any:
+        # Without gradients a batch costs no memory: wide ones leave less padding.
+        return self._loader(self.checked, False, 8 * self.batch_pairs) if self.checked else []
+
+
+class _Report(pl.Callback):
+    """Hands each epoch's metrics on; whatever it raises stops the run."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            row = module.history[-1]
+            self.report(int(row["epoch"]), dict(row))
+
+
+def _template(classifier: Classifier, name: TemplateName, max_length: int) -> TextTemplate:
+    limit = classifier.longest
+    if limit is not None and max_length > limit:
+        raise UserError(f"max_length={max_length}: this model has positions for {limit} tokens")
+    return TextTemplate(
+        classifier.tokenizer, name=name, max_length=max_length, causal=classifier.causal
+    )
+
+
+def _set_modes(classifier: Classifier) -> None:
+    """Training mode for what has dropout on purpose (adapters); the model's own is off at load."""
+    classifier.model.train()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
+    levels = [log.level for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)
