@@ -65,7 +65,7 @@ def critical_rules(
     a, b = np.asarray(psi_a), np.asarray(psi_b)
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(f"psi_a {a.shape} and psi_b {b.shape} must both be [pairs, rules]")
-    pairs = len(a)
+    pairs, rules = a.shape
     check_r_and_gamma(r, gamma, rules)
     rho = None
     if gamma != 0:
@@ -96,7 +96,7 @@ def check_r_and_gamma(r: int, gamma: float, rules: int) -> None:
 def _scores(a: Floats, b: Floats, rho: Floats | None, gamma: float) -> Floats:
     """``d + gamma * rho`` of some rows; NaN where it cannot be known."""
     precision = np.result_type(a, b, np.float32, *([] if rho is None else [rho]))
-    if math.isfinite(gamma) and gamma > np.finfo(precision).max / 2:
+    if math.isfinite(gamma) and gamma > float(np.finfo(precision).max) / 2:
         precision = np.dtype(np.float64)
     scores = np.subtract(a, b, dtype=precision)
     if rho is None or math.isfinite(gamma):

@@ -1,4 +1,4 @@
-"""Selectors: ways to choose the critical rules of a pair. Adaptive is the method, others baselines."""
+"""Selectors: ways to choose the critical rules of a pair; adaptive is the method."""
 
 from __future__ import annotations
 
