@@ -259,13 +259,16 @@ def _hydra(config_name: str, words: list[str], task: Callable[[DictConfig], None
 
     register(sweeps_dir(), Path.cwd() / "sweeps")
     sys.argv = [f"rmexp {config_name}", *words]
-    decorated = hydra.main(
-        version_base="1.3", config_path=str(config_dir()), config_name=config_name
-    )(task)
+    composed: list[DictConfig] = []
     try:
-        decorated()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
+            composed.append
+        )()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_first_lines(error)) from error
+    # Outside Hydra, which would print lines of its own above an error. Empty for --cfg and -m.
+    for config in composed:
+        task(config)
 
 
 def _first_lines(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""The Rule Adapter: predicts critical rules from texts, so that only those are rated."""

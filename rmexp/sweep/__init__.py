@@ -1,0 +1,1 @@
+"""The study: search space, controller, executors, rerun."""

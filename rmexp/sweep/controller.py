@@ -17,8 +17,7 @@ from rmexp.sweep.job import Ended, Executor, TrialJob
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
 from rmexp.sweep.study import FINISHED, StudyFolder
-from rmexp.trial.record import TrialIdentity, TrialRecord
-from rmexp.trial.record import MODEL
+from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 ConfigFor = Callable[[dict[str, Any]], TrialConfig]

@@ -6,6 +6,9 @@ wait for the slowest, and knows no pruning; so the sweeper is ours.
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +18,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+_MODULE = "hydra_plugins.rmexp"
 
 
 class StudySweeper(Sweeper):
@@ -59,17 +64,25 @@ class StudySweeper(Sweeper):
         return None if choice in (None, "null") else str(choice)
 
 
-# Hydra instantiates plugins of the namespace package hydra_plugins only. Registering under that
-# name spares every installation a second top-level package.
-StudySweeper.__module__ = "hydra_plugins.rmexp"
-
-
 def register() -> None:
-    """Make the sweeper known to Hydra as ``hydra/sweeper: rmexp``."""
+    """Make the sweeper known to Hydra as ``hydra/sweeper: rmexp``.
+
+    Hydra instantiates plugins of the namespace package ``hydra_plugins`` only, by name. A module
+    of that name made here spares every installation a second top-level package.
+    """
+    try:
+        parent = importlib.import_module("hydra_plugins")
+    except ImportError:
+        parent = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        parent.__path__ = []
+    module = types.ModuleType(_MODULE)
+    module.StudySweeper = StudySweeper  # type: ignore[attr-defined]
+    parent.rmexp = sys.modules[_MODULE] = module  # type: ignore[attr-defined]
+    StudySweeper.__module__ = _MODULE
     Plugins.instance().register(StudySweeper)
     ConfigStore.instance().store(
         group="hydra/sweeper",
         name="rmexp",
-        node={"_target_": "hydra_plugins.rmexp.StudySweeper"},
+        node={"_target_": f"{_MODULE}.{StudySweeper.__name__}"},
         provider="rmexp",
     )
