@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rmexp.backbone.batching import Rows
-from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.text import choose_pad_token
 from rmexp.errors import UserError
@@ -26,12 +26,14 @@ class Classifier:
         tokenizer: its tokenizer, with a pad token.
         causal: whether sequences are read at their last token (else as the encoder pools).
         peft: what of it is trained.
+        autocast: whether products are in bfloat16, whatever the weights are kept in.
     """
 
     model: Any
     tokenizer: Any
     causal: bool
     peft: PeftOptions
+    autocast: bool = False
 
     @property
     def inner(self) -> Any:
@@ -50,6 +52,10 @@ class Classifier:
 
     def scores(self, rows: Rows) -> torch.Tensor:
         """Scores of the sequences in the rows: float32 ``[sequences]``, in the rows' own order."""
+        with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+            return self._scores(rows)
+
+    def _scores(self, rows: Rows) -> torch.Tensor:
         inner = self.inner
         if self.causal:
             trunk = getattr(inner, inner.base_model_prefix)
@@ -66,7 +72,7 @@ class Classifier:
 def load_sequence_classifier(
     path: Path | str,
     *,
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "32",
     seed: int,
     peft: PeftOptions = PeftOptions(),  # noqa: B008 (frozen)
 ) -> Classifier:
@@ -78,18 +84,54 @@ def load_sequence_classifier(
 
     Args:
         path: a folder or hub name (``owner/name``, perhaps ``@revision``).
-        dtype: of the trunk.
+        precision: 32, or bf16: products in bfloat16, frozen weights kept in it; weights that are
+            trained stay in float32, since small updates round to nothing in bfloat16.
         seed: for the head and the adapters.
         peft: which weights are trained; the others are frozen.
 
     Raises:
-        UserError: the model cannot be loaded, has another head, or lacks weights.
+        UserError: the model cannot be loaded, has another head, is quantised, or lacks weights.
     """
+    frozen_low = precision == "bf16" and peft.kind != "full"
+    model, tokenizer = _load(path, torch.bfloat16 if frozen_low else torch.float32, seed)
+    classifier = Classifier(
+        model, tokenizer, causal=hasattr(model, "score"), peft=peft, autocast=precision == "bf16"
+    )
+    _choose_trained(classifier, seed)
+    for weight in classifier.model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    _keep_head_in_float32(classifier)
+    return classifier
+
+
+def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -> Classifier:
+    """Load a saved adapter with its head on its base model, to score with.
+
+    Raises:
+        UserError: the base cannot be loaded.
+    """
+    from peft import PeftModel
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    trunk, _ = _load(base, dtype, seed=0)
+    causal = hasattr(trunk, "score")
+    tokenizer = load_tokenizer(path, int(trunk.config.get_text_config().vocab_size))
+    with quiet_transformers(), _told_as_user_error(path):
+        model = PeftModel.from_pretrained(trunk, str(path))
+    loaded = Classifier(
+        model, tokenizer, causal, PeftOptions(kind="lora"), autocast=precision == "bf16"
+    )
+    _keep_head_in_float32(loaded)
+    return loaded
+
+
+def _load(path: Path | str, dtype: torch.dtype, seed: int) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    where = hub_arguments(path)
     if (Path(path) / "adapter_config.json").is_file():
         raise UserError(f"{path} is an adapter: export it merged before training on from it")
+    where = hub_arguments(path)
     with quiet_transformers(), _told_as_user_error(path):
         config = AutoConfig.from_pretrained(**where)
         classes = " ".join(config.architectures or ())
@@ -97,9 +139,12 @@ def load_sequence_classifier(
             raise UserError(
                 f"{path} is a classifier of {config.num_labels} labels: a reward model needs one"
             )
+        if getattr(config, "quantization_config", None):
+            raise UserError(f"{path} holds quantised weights: give the model in full precision")
         _switch_dropout_off(config)
         tokenizer = load_tokenizer(path, int(config.get_text_config().vocab_size))
         config.num_labels = 1
+        config.problem_type = "regression"
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -107,11 +152,7 @@ def load_sequence_classifier(
                 **where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     _draw_missing_head(model, report["missing_keys"], seed, path)
-    model.config.problem_type = "regression"
-    classifier = Classifier(model, tokenizer, causal=hasattr(model, "score"), peft=peft)
-    _choose_trained(classifier, seed)
-    keep_head_in_float32(classifier)
-    return classifier
+    return model, tokenizer
 
 
 def load_tokenizer(path: Path | str, vocabulary: int) -> Any:
@@ -162,9 +203,10 @@ def layers_of(model: Any) -> nn.ModuleList:
     )
 
 
-def keep_head_in_float32(classifier: Classifier) -> None:
+def _keep_head_in_float32(classifier: Classifier) -> None:
     """Hold the head's weights in float32 and compute it outside autocast.
 
+    Only after peft has wrapped the head: it copies modules, and a copy would call the original.
     A logit in bfloat16 has 8 bits: two responses of like quality would tie.
     """
     for name in head_names(classifier.inner):

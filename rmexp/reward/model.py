@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from rmexp.backbone.batching import length_groups, pad_rows, score_in_groups
 from rmexp.backbone.load import (
     Classifier,
-    keep_head_in_float32,
+    hub_arguments,
+    load_adapter,
     load_sequence_classifier,
-    load_tokenizer,
 )
-from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
@@ -29,6 +29,7 @@ from rmexp.preferences.pair import Prompt, prompt_from_text
 from rmexp.reward.losses import NonFiniteError
 
 SETTINGS_FILE = "rmexp_reward.json"
+_NOTHING = PeftOptions(kind="head_only")  # so that bf16 keeps the whole trunk in bfloat16
 
 
 @dataclass
@@ -167,7 +168,7 @@ def load_reward_model(
     *,
     template: TemplateName | None = None,
     max_length: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = "32",
     device: str = "cpu",
     cache_dir: Path | None = None,
 ) -> RewardModel:
@@ -178,7 +179,7 @@ def load_reward_model(
             sequence classifier with one label.
         template: how texts become tokens; what was stored, else ``auto``.
         max_length: most tokens; what was stored, else 2048 or the model's own limit.
-        dtype: of the trunk; the head stays in float32.
+        precision: 32, or bf16 for products in bfloat16 (the head stays in float32).
         device: where to run.
         cache_dir: where named models are converted to, for adapters on them.
 
@@ -190,11 +191,11 @@ def load_reward_model(
         settings = json.loads((Path(path) / SETTINGS_FILE).read_text())
     cache = cache_dir or Path.home() / ".cache" / "rmexp"
     if (Path(path) / "adapter_config.json").is_file():
-        classifier = _load_adapter(Path(path), settings.get("base"), dtype, cache)
+        classifier = _load_adapter(Path(path), settings.get("base"), precision, cache)
     else:
         found = resolve_model(path, cache)
         _refuse_bare_trunk(found)
-        classifier = load_sequence_classifier(found, dtype=dtype, seed=0)
+        classifier = load_sequence_classifier(found, precision=precision, seed=0, peft=_NOTHING)
     classifier.model.to(device).eval()
     return RewardModel(
         classifier,
@@ -214,8 +215,6 @@ def _refuse_bare_trunk(path: Path | str) -> None:
     """A model without a head would score at random (trl #578)."""
     from transformers import AutoConfig
 
-    from rmexp.backbone.load import hub_arguments
-
     try:
         config = AutoConfig.from_pretrained(**hub_arguments(path))
     except (OSError, ValueError) as error:
@@ -226,18 +225,12 @@ def _refuse_bare_trunk(path: Path | str) -> None:
         )
 
 
-def _load_adapter(path: Path, base: str | None, dtype: torch.dtype, cache: Path) -> Classifier:
-    from peft import PeftConfig, PeftModel
+def _load_adapter(path: Path, base: str | None, precision: Precision, cache: Path) -> Classifier:
+    from peft import PeftConfig
 
     named = PeftConfig.from_pretrained(str(path)).base_model_name_or_path or base
     if named is None:
         raise UserError(f"{path}/adapter_config.json names no base model")
     # The stored path may be another machine's: the name that it was found by still holds.
     where = named if Path(named).is_dir() or not base else resolve_model(base, cache)
-    classifier = load_sequence_classifier(where, dtype=dtype, seed=0)
-    with quiet_transformers():
-        model = PeftModel.from_pretrained(classifier.model, str(path))
-    tokenizer = load_tokenizer(path, int(classifier.model.config.get_text_config().vocab_size))
-    loaded = Classifier(model, tokenizer, classifier.causal, PeftOptions(kind="lora"))
-    keep_head_in_float32(loaded)
-    return loaded
+    return load_adapter(path, where, precision=precision)

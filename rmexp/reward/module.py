@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from rmexp.backbone.load import Classifier
 from rmexp.reward.batches import PairBatch
 from rmexp.reward.losses import NonFiniteError, pair_losses
 from rmexp.reward.options import LossOptions, OptimiserOptions
+
+Report = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
@@ -74,6 +76,7 @@ class RewardModule(pl.LightningModule):
         loss: which loss.
         optimiser: learning rate, schedule and clipping.
         steps: optimiser steps of the whole run, for the schedule.
+        report: called on rank 0 after each epoch with (epoch, metrics); may raise to stop.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class RewardModule(pl.LightningModule):
         loss: LossOptions,
         optimiser: OptimiserOptions,
         steps: int,
+        report: Report | None = None,
     ) -> None:
         super().__init__()
         self.model = classifier.model
@@ -92,6 +96,7 @@ class RewardModule(pl.LightningModule):
         self.ids, self.validation_ids = ids, validation_ids
         self.loss_options, self.optimiser_options = loss, optimiser
         self.steps = steps
+        self.report = report
         self.history: list[dict[str, float]] = []
         self.tokens_seen = 0
         self.seconds = 0.0
@@ -164,8 +169,10 @@ class RewardModule(pl.LightningModule):
         norms = torch.stack(self._gradient_norms) if self._gradient_norms else torch.zeros(1)
         metrics["train/gradient_norm"] = float(norms.mean())
         metrics["train/tokens_per_second"] = self._epoch_tokens / max(seconds, 1e-9)
-        row = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
+        row: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
         self.history.append(row)
+        if self.report is not None and self.trainer.is_global_zero:
+            self.report(row["epoch"], dict(row))
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip the whole gradient's norm and keep what it was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,8 @@ from rmexp.preferences.pair import Pair
 from rmexp.reward.batches import PairDataset, PairSampler, TokenisedPairs, tokenise_pairs
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import RewardModel
-from rmexp.reward.module import RewardModule
+from rmexp.reward.module import Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
-
-Report = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,7 @@ def train_reward_model(
     with _threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
         path = resolve_model(model, cache_dir)
-        frozen_low = precision == "bf16" and peft.kind != "full"
-        classifier = load_sequence_classifier(
-            path, dtype=torch.bfloat16 if frozen_low else torch.float32, seed=seed, peft=peft
-        )
+        classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
         form = _template(classifier, template, max_length)
         store = TokenStore(form, cache_dir)
         data = tokenise_pairs(train, store)
@@ -144,6 +139,7 @@ def train_reward_model(
             loss=loss,
             optimiser=optimiser,
             steps=epochs * -(-len(data.pairs) // batch_pairs),
+            report=report,
         )
         _set_modes(classifier)
         trainer = pl.Trainer(
@@ -160,7 +156,6 @@ def train_reward_model(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[_Report(report)] if report else [],
         )
         loaders = _Loaders(data, checked, classifier, batch_pairs, token_budget, seed)
         trainer.fit(module, datamodule=loaders)
@@ -220,18 +215,6 @@ class _Loaders(pl.LightningDataModule):
     def val_dataloader(self) -> Any:
         # Without gradients a batch costs no memory: wide ones leave less padding.
         return self._loader(self.checked, False, 8 * self.batch_pairs) if self.checked else []
-
-
-class _Report(pl.Callback):
-    """Hands each epoch's metrics on; whatever it raises stops the run."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if trainer.is_global_zero:
-            row = module.history[-1]
-            self.report(int(row["epoch"]), dict(row))
 
 
 def _template(classifier: Classifier, name: TemplateName, max_length: int) -> TextTemplate:

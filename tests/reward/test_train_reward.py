@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rmexp.backbone.load import load_sequence_classifier
+from rmexp.backbone.options import PeftOptions
+from rmexp.errors import UserError
+from rmexp.preferences.pair import Pair, prompt_from_text
+from rmexp.reward.data import TrainingPairs
+from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
+from rmexp.reward.options import LossOptions
+from rmexp.reward.train import TrainedModel, train_reward_model
+
+COUNT = 13
+
+
+def labelled(**columns: np.ndarray) -> TrainingPairs:
+    return TrainingPairs(
+        ids=[f"t{i}" for i in range(COUNT)],
+        prompts=[prompt_from_text(f"question {i}") for i in range(COUNT)],
+        chosen=[f"kind answer {i}" + " more" * (i % 3) for i in range(COUNT)],
+        rejected=[f"rude words {i}" + " more" * (i % 2) for i in range(COUNT)],
+        **columns,
+    )
+
+
+def held_out(count: int = 7) -> list[Pair]:
+    known: list[Any] = ["a", "b", "a", None]
+    return [
+        Pair(f"v{i}", prompt_from_text(f"held {i}"), f"kind {i}", f"rude {i * 7}", known[i % 4])
+        for i in range(count)
+    ]
+
+
+def run(directory: Path, cache: Path, model: str = "tiny", **options: Any) -> TrainedModel:
+    arguments: dict[str, Any] = {
+        "train": labelled(),
+        "validation": held_out(),
+        "model": model,
+        "directory": directory,
+        "cache_dir": cache,
+        "seed": 1,
+        "epochs": 1,
+        "batch_pairs": 4,
+        "max_length": 128,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+        "threads": 1,
+        "save": False,
+    }
+    arguments |= options
+    return train_reward_model(arguments.pop("train"), arguments.pop("validation"), **arguments)
+
+
+def weights(trained: TrainedModel) -> dict[str, torch.Tensor]:
+    return trained.model.classifier.model.state_dict()
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+@pytest.mark.parametrize("kind", ["full", "lora", "head_only", "last_k"])
+def test_it_learns_whatever_is_trained(model: str, kind: str, tmp_path: Path, cache: Path):
+    trained = run(
+        tmp_path,
+        cache,
+        model,
+        peft=PeftOptions(kind=kind, last_k=1),
+        epochs=6,
+        learning_rate=1e-2,
+        validation=None,
+    )
+    losses = [row["train/loss"] for row in trained.history]
+    assert losses[-1] < losses[0] - 0.02
+    assert trained.history[-1]["step"] == 6 * 4
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_same_seed_gives_the_same_bits(kind: str, tmp_path: Path, cache: Path):
+    options = {"peft": PeftOptions(kind=kind, dropout=0.1), "epochs": 2}
+    first = run(tmp_path, cache, **options)
+    torch.rand(3)
+    second, other = run(tmp_path, cache, **options), run(tmp_path, cache, seed=2, **options)
+    assert all(torch.equal(weights(first)[n], w) for n, w in weights(second).items())
+    assert any(not torch.equal(weights(first)[n], w) for n, w in weights(other).items())
+
+
+def test_the_first_step_is_plain_bradley_terry(tmp_path: Path, cache: Path, tiny: Path):
+    """One step over all pairs moves the head by AdamW's first step on the plain loss."""
+    trained = run(
+        tmp_path, cache, batch_pairs=COUNT, learning_rate=1e-3, validation=None, gradient_clip=None
+    )
+    reference = load_sequence_classifier(tiny, seed=1)
+    pairs = labelled()
+    rewards = []
+    for side in (pairs.chosen, pairs.rejected):
+        scores = []
+        for prompt, response in zip(pairs.prompts, side, strict=True):
+            ids = trained.model.template.encode([prompt], [response])[0].ids
+            batch = torch.tensor(ids[None].astype(np.int64))
+            scores.append(reference.inner(input_ids=batch).logits[0, 0])
+        rewards.append(torch.stack(scores))
+    loss = bradley_terry_loss(*rewards)
+    loss.backward()
+    assert trained.history[0]["train/loss"] == pytest.approx(loss.item(), abs=1e-5)
+    gradients = [p.grad for p in reference.model.parameters() if p.grad is not None]
+    norm = torch.sqrt(sum((g**2).sum() for g in gradients)).item()
+    assert trained.history[0]["train/gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    torch.optim.AdamW(reference.model.parameters(), lr=1e-3, weight_decay=0.0).step()
+    moved = trained.model.classifier.inner.score.weight
+    assert torch.allclose(moved, reference.inner.score.weight, atol=1e-5)
+
+
+def test_validation_metrics_are_over_single_pairs(tmp_path: Path, cache: Path):
+    """An odd last batch neither counts more nor is dropped."""
+    trained = run(tmp_path, cache, validation=held_out(39), batch_pairs=2, epochs=1)
+    known = [p for p in held_out(39) if p.preference]
+    prompts = [p.prompt for p in known]
+    delta = trained.model.score(prompts, [p.chosen for p in known]) - trained.model.score(
+        prompts, [p.rejected for p in known]
+    )
+    row = trained.history[-1]
+    assert row["validation/accuracy"] == pytest.approx((delta > 0).mean())
+    assert row["validation/margin"] == pytest.approx(delta.mean(), abs=1e-5)
+    assert row["validation/loss"] == pytest.approx(np.log1p(np.exp(-delta)).mean(), abs=1e-5)
+
+
+def test_training_loss_is_over_single_pairs(tmp_path: Path, cache: Path):
+    trained = run(tmp_path, cache, learning_rate=1e-12, validation=None)
+    one = run(tmp_path, cache, learning_rate=1e-12, batch_pairs=COUNT, validation=None)
+    assert trained.history[0]["train/loss"] == pytest.approx(one.history[0]["train/loss"], abs=1e-6)
+
+
+def test_margin_target_and_weight_reach_the_loss(tmp_path: Path, cache: Path):
+    plain = weights(run(tmp_path, cache))
+    columns = {
+        "margin": np.linspace(0, 1, COUNT),
+        "target": np.linspace(0.5, 1, COUNT),
+        "weight": np.linspace(0.1, 2, COUNT),
+    }
+    for name, values in columns.items():
+        moved = weights(run(tmp_path, cache, train=labelled(**{name: values})))
+        assert any(not torch.equal(plain[n], w) for n, w in moved.items()), name
+    for options in (LossOptions(label_smoothing=0.2), LossOptions(center_coefficient=0.5)):
+        moved = weights(run(tmp_path, cache, loss=options))
+        assert any(not torch.equal(plain[n], w) for n, w in moved.items()), options
+
+
+def test_a_nan_loss_names_the_pair(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    from rmexp.backbone.load import Classifier
+
+    def broken(self: Classifier, rows: Any) -> torch.Tensor:
+        scores = original(self, rows)
+        return torch.where(torch.from_numpy(rows.sequence) == 0, torch.nan, scores)
+
+    original = Classifier.scores
+    monkeypatch.setattr(Classifier, "scores", broken)
+    with pytest.raises(NonFiniteError, match=r"loss is NaN or infinite at pairs t\d+$"):
+        run(tmp_path, cache)
+
+
+def test_a_report_may_stop_the_run(tmp_path: Path, cache: Path):
+    class Pruned(Exception):
+        pass
+
+    seen = []
+
+    def report(epoch: int, metrics: dict[str, float]) -> None:
+        seen.append((epoch, metrics["validation/accuracy"]))
+        if epoch == 2:
+            raise Pruned
+
+    with pytest.raises(Pruned):
+        run(tmp_path, cache, epochs=5, report=report, save=True)
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_second_trial_tokenises_nothing(tmp_path: Path):
+    first = run(tmp_path, tmp_path / "cache")
+    swapped = labelled().take(np.arange(COUNT)[::-2])
+    second = run(tmp_path, tmp_path / "cache", train=swapped, seed=5, epochs=2)
+    assert first.metrics["tokenised"] > 0
+    assert second.metrics["tokenised"] == 0
+
+
+def test_tokens_are_encoded_once_not_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rmexp.backbone.text import TextTemplate
+
+    encoded = []
+    original = TextTemplate.encode
+
+    def counted(self: TextTemplate, prompts: Any, responses: Any) -> Any:
+        encoded.extend(responses)
+        return original(self, prompts, responses)
+
+    monkeypatch.setattr(TextTemplate, "encode", counted)
+    run(tmp_path, tmp_path / "cache", epochs=3)
+    assert len(encoded) == len(set(encoded))
+
+
+def test_counts_are_reported(tmp_path: Path, cache: Path):
+    trained = run(tmp_path, cache, max_length=24, train=labelled())
+    assert trained.metrics["truncated"] > 0
+    assert trained.metrics["pairs"] == COUNT
+    assert trained.metrics["tokens_per_second"] > 0
+
+
+def test_nothing_left_is_a_user_error(tmp_path: Path, cache: Path):
+    prompt = prompt_from_text("p")
+    same = TrainingPairs(["a"], [prompt], ["x"], ["x"])
+    with pytest.raises(UserError, match="no pair is left"):
+        run(tmp_path, cache, train=same)
+    with pytest.raises(UserError, match="positions for 2048"):
+        run(tmp_path, cache, max_length=4096)
+
+
+def test_it_is_quiet(tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]):
+    run(tmp_path, cache, save=True, peft=PeftOptions(kind="lora"))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == ""
