@@ -191,5 +191,5 @@ def _grid(space: Space) -> dict[str, list[Any]]:
             )
         else:
             count = int(dimension.size)
-            grid[dimension.key] = [d.low + i * d.step for i in range(count)]  # type: ignore[attr-defined]
+            grid[dimension.key] = [d.low + i * d.step for i in range(count)]
     return grid

@@ -140,4 +140,4 @@ def _custom_rater(target: str, options: Mapping[str, Any]) -> Rater:
     for wanted in ("rate", "fingerprint"):
         if not hasattr(made, wanted):
             raise UserError(f"rater.target: '{target}' has no '{wanted}' (see rmexp.rating.rater)")
-    return made  # type: ignore[no-any-return]
+    return made

@@ -304,7 +304,7 @@ def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -
 
     With ``selection.tie=half`` a tie keeps its order and gets the target 1/2.
     """
-    kept = np.flatnonzero(labels.kept)
+    kept = np.flatnonzero(labels.kept).tolist()
     prefer_a = labels.preferred[kept] != 0
     size = np.abs(labels.margin[kept])
     chosen = [p.response_a if a else p.response_b for p, a in _zip(pairs, kept, prefer_a)]
@@ -321,7 +321,7 @@ def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -
 
 
 def _zip(
-    pairs: Sequence[Pair], kept: np.ndarray, prefer_a: np.ndarray
+    pairs: Sequence[Pair], kept: Sequence[int], prefer_a: np.ndarray
 ) -> Iterator[tuple[Pair, bool]]:
     return ((pairs[i], bool(a)) for i, a in zip(kept, prefer_a, strict=True))
 

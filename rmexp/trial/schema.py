@@ -20,7 +20,6 @@ from pydantic import (
 
 from rmexp.errors import UserError
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
