@@ -70,7 +70,7 @@ def read_files(
     """
     path = Path(path)
     files = _files(path)
-    rows = (row for file in files for row in _rows(file))
+    rows = (row for file in files for row in file_rows(file))
     return _collect(rows, str(path), ColumnMap(columns or {}), on_invalid, seed, limit)
 
 
@@ -90,6 +90,18 @@ def read_hub(
     Raises:
         UserError: where the data set cannot be loaded, or naming the row that cannot be used.
     """
+    rows = hub_rows(name, split=split, config_name=config_name, data_dir=data_dir)
+    return _collect(rows, f"{name}[{split}]", ColumnMap(columns or {}), on_invalid, seed, limit)
+
+
+def hub_rows(
+    name: str, *, split: str, config_name: str | None = None, data_dir: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield ``(place, object)`` for each row of a data set of the hub.
+
+    Raises:
+        UserError: where the data set cannot be loaded.
+    """
     import datasets
 
     try:
@@ -100,8 +112,7 @@ def read_hub(
             f"data.name: cannot load '{name}' split '{split}': {reason}; without a network give "
             "data.path to local files instead"
         ) from error
-    rows = ((f"{name}[{split}]:{n}", row) for n, row in enumerate(table))
-    return _collect(rows, f"{name}[{split}]", ColumnMap(columns or {}), on_invalid, seed, limit)
+    return ((f"{name}[{split}]:{n}", row) for n, row in enumerate(table))
 
 
 def _collect(
@@ -161,8 +172,13 @@ def _kind(path: Path) -> str:
     return kind if kind in (".jsonl", ".json", ".parquet") else ""
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield ``(place, object)`` for each row of a ``.jsonl``, ``.json`` or ``.parquet`` file."""
     kind = _kind(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if not kind:
+        raise UserError(f"{path}: unknown kind of file; use .jsonl, .json or .parquet")
     if kind == ".jsonl":
         return json_rows(path)
     return _parquet_rows(path) if kind == ".parquet" else _json_array(path)

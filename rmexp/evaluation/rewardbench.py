@@ -1,0 +1,305 @@
+"""RewardBench 1: pairs in 23 subsets, four sections, and the prior sets.
+
+Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling" (arXiv 2403.13787).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexp.errors import UserError
+from rmexp.evaluation.scorer import Scorer, checked_scores
+from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text
+from rmexp.preferences.read import file_rows, hub_rows
+from rmexp.statistics import Interval, LengthBias, length_bias
+
+# The counts are the weights of the reference. math-prm has 447 rows and weighs as much as all code.
+SECTIONS: dict[str, dict[str, int]] = {
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        # Swapped in the reference code until September 2024, and in some scripts still.
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {
+        "math-prm": 984,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
+}
+PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+_WEIGHTS = {subset: n for section in SECTIONS.values() for subset, n in section.items()}
+_ROWS = {**_WEIGHTS, "math-prm": 447}
+_SECTION_WEIGHT, _PRIOR_WEIGHT = 2, 1
+_RESAMPLES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBenchRow:
+    """One pair of RewardBench 1 or of a prior set."""
+
+    id: str | int
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    subset: str
+
+
+@dataclass(frozen=True)
+class RewardBenchResult:
+    """Scores of all rows, and what follows from them.
+
+    Attributes:
+        rows: ``[rows]``.
+        chosen_scores: ``[rows]``.
+        rejected_scores: ``[rows]``.
+        subsets: subset to accuracy.
+        sections: as :func:`section_scores` gives them.
+        intervals: of each section and of the overall score: percentile bootstrap, rows resampled
+            within their subset, so that the weights stay what they are.
+        longer: section scores of always preferring the longer response.
+        partial: sections that lack rows of the published set.
+        length: the accuracy over all rows split by length.
+    """
+
+    rows: tuple[RewardBenchRow, ...]
+    chosen_scores: NDArray[np.float64]
+    rejected_scores: NDArray[np.float64]
+    subsets: dict[str, float]
+    sections: dict[str, float]
+    intervals: dict[str, Interval]
+    longer: dict[str, float]
+    partial: tuple[str, ...]
+    length: LengthBias
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers: sections, overall and subsets by their names; ``NAME_low``, ``_high``."""
+        bounds = {f"{name}_low": i.low for name, i in self.intervals.items()}
+        bounds |= {f"{name}_high": i.high for name, i in self.intervals.items()}
+        longer = {f"baseline_longer {name}": value for name, value in self.longer.items()}
+        return {**self.subsets, **self.sections, **bounds, **longer}
+
+    def reference_result(self) -> dict[str, Any]:
+        """Subset accuracies as the reference's result file holds them."""
+        return dict(self.subsets)
+
+    def reference_rows(self) -> dict[str, list[Any]]:
+        """Per-row scores, by column, as the reference's score file holds them."""
+        return {
+            "id": [row.id for row in self.rows],
+            "subset": [row.subset for row in self.rows],
+            "text_chosen": [dialogue(row.prompt, row.chosen) for row in self.rows],
+            "text_rejected": [dialogue(row.prompt, row.rejected) for row in self.rows],
+            "scores_chosen": self.chosen_scores.tolist(),
+            "scores_rejected": self.rejected_scores.tolist(),
+            "results": (self.chosen_scores > self.rejected_scores).astype(int).tolist(),
+        }
+
+
+def section_scores(subset_accuracies: Mapping[str, float]) -> dict[str, float]:
+    """Section scores and the overall score.
+
+    A section is the mean of its subsets that are there, weighted by the published counts; one
+    with none is absent. Prior is the plain mean of the prior sets that are there. Overall needs
+    all four sections: their mean, weight 2 each, with Prior at weight 1 where it is there.
+
+    Args:
+        subset_accuracies: subset or prior set to accuracy.
+
+    Raises:
+        ValueError: an unknown subset, or an accuracy that is no finite number, named.
+
+    >>> section_scores({"mt-bench-easy": 1.0, "mt-bench-med": 0.5})["Chat"]
+    0.7058823529411765
+    """
+    for subset, accuracy in subset_accuracies.items():
+        if subset not in _WEIGHTS and subset not in PRIOR_SETS:
+            raise ValueError(f"subset '{subset}' is not of RewardBench")
+        if not math.isfinite(accuracy):
+            raise ValueError(f"subset '{subset}': the accuracy is {accuracy}")
+    scores: dict[str, float] = {}
+    for section, weights in SECTIONS.items():
+        present = {s: n for s, n in weights.items() if s in subset_accuracies}
+        if present:
+            total = sum(subset_accuracies[s] * n for s, n in present.items())
+            scores[section] = float(total / sum(present.values()))
+    complete = len(scores) == len(SECTIONS)
+    prior = [float(subset_accuracies[s]) for s in PRIOR_SETS if s in subset_accuracies]
+    if prior:
+        scores["Prior"] = sum(prior) / len(prior)
+    if complete:
+        parts = [(scores[section], _SECTION_WEIGHT) for section in SECTIONS]
+        if prior:
+            parts.append((scores["Prior"], _PRIOR_WEIGHT))
+        scores["overall"] = sum(s * w for s, w in parts) / sum(w for _, w in parts)
+    return scores
+
+
+def read_rewardbench(path: Path | str | None = None) -> list[RewardBenchRow]:
+    """The rows of a local file of the published schema, or of ``allenai/reward-bench``.
+
+    Raises:
+        UserError: naming the file and row.
+    """
+    if path is not None:
+        return _checked_rows(file_rows(Path(path)))
+    return _checked_rows(hub_rows("allenai/reward-bench", split="filtered"))
+
+
+def read_prior_sets(path: Path | str | None = None) -> list[RewardBenchRow]:
+    """The prior sets: a local file whose ``subset`` names them, or ``allenai/pref-test-sets``.
+
+    Raises:
+        UserError: naming the file and row.
+    """
+    if path is not None:
+        return _checked_rows(file_rows(Path(path)))
+    return [
+        row
+        for name in PRIOR_SETS
+        for row in _checked_rows(
+            (where, {**row, "id": f"{name}:{number}", "subset": name})
+            for number, (where, row) in enumerate(hub_rows("allenai/pref-test-sets", split=name))
+        )
+    ]
+
+
+def evaluate_rewardbench(
+    scorer: Scorer, rows: Sequence[RewardBenchRow], *, seed: int = 0
+) -> RewardBenchResult:
+    """Score all rows. A row is right iff chosen is above rejected, strictly.
+
+    Raises:
+        UserError: no row.
+        ValueError: a score that is no finite number, naming its row.
+    """
+    if not rows:
+        raise UserError("RewardBench: no row to evaluate on")
+    prompts = [row.prompt for row in rows]
+    texts = [[row.chosen for row in rows], [row.rejected for row in rows]]
+    names = [f"{row.id} ({side})" for side in ("chosen", "rejected") for row in rows]
+    scores = checked_scores(scorer, prompts + prompts, texts[0] + texts[1], names)
+    chosen, rejected = scores[: len(rows)], scores[len(rows) :]
+    lengths = [np.array([len(text) for text in side]) for side in texts]
+    members: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        members.setdefault(row.subset, []).append(place)
+
+    def accuracies(right: NDArray[np.bool_]) -> dict[str, float]:
+        return {subset: float(right[at].mean()) for subset, at in members.items()}
+
+    subsets = accuracies(chosen > rejected)
+    counts = {subset: len(at) for subset, at in members.items()}
+    sections = section_scores(subsets)
+    return RewardBenchResult(
+        rows=tuple(rows),
+        chosen_scores=chosen,
+        rejected_scores=rejected,
+        subsets=subsets,
+        sections=sections,
+        intervals=_intervals(subsets, counts, sections, seed),
+        longer=section_scores(accuracies(lengths[0] > lengths[1])),
+        partial=_partial(counts),
+        length=length_bias(chosen, rejected, lengths[0], lengths[1]),
+    )
+
+
+def dialogue(prompt: Prompt, response: str) -> list[dict[str, str]]:
+    """A prompt with its response as chat messages."""
+    turns = [(message.role, message.content) for message in prompt]
+    return [{"role": r, "content": c} for r, c in [*turns, ("assistant", response)]]
+
+
+def _intervals(
+    subsets: Mapping[str, float],
+    counts: Mapping[str, int],
+    sections: Mapping[str, float],
+    seed: int,
+) -> dict[str, Interval]:
+    rng = np.random.default_rng(seed)
+    # The mean of n rows drawn from n rows that are right or wrong is binomial, exactly.
+    drawn = {s: rng.binomial(counts[s], p, _RESAMPLES) / counts[s] for s, p in subsets.items()}
+    resampled = [
+        section_scores({subset: float(means[k]) for subset, means in drawn.items()})
+        for k in range(_RESAMPLES)
+    ]
+    found = {}
+    for name, estimate in sections.items():
+        low, high = np.quantile([scores[name] for scores in resampled], [0.025, 0.975])
+        found[name] = Interval(estimate, float(low), float(high), 0.95)
+    return found
+
+
+def _partial(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Sections that are begun and lack rows."""
+    return tuple(
+        section
+        for section, weights in SECTIONS.items()
+        if any(s in counts for s in weights) and any(counts.get(s, 0) < _ROWS[s] for s in weights)
+    )
+
+
+def _checked_rows(rows: Iterable[tuple[str, Any]]) -> list[RewardBenchRow]:
+    return list(_each_checked(rows))
+
+
+def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBenchRow]:
+    for where, row in rows:
+        require_columns(where, row, ("prompt", "chosen", "rejected", "subset", "id"))
+        subset = str(row["subset"])
+        if subset not in _WEIGHTS and subset not in PRIOR_SETS:
+            raise UserError(
+                f"{where}: subset '{subset}' is not of RewardBench; read other pairs with data.path"
+            )
+        for side in ("chosen", "rejected"):
+            if not isinstance(row[side], str):
+                raise UserError(f"{where}: '{side}' is not a text")
+        prompt = prompt_of(where, row["prompt"])
+        yield RewardBenchRow(row["id"], prompt, row["chosen"], row["rejected"], subset)
+
+
+def require_columns(where: str, row: Any, columns: Sequence[str]) -> None:
+    """UserError unless the row is an object with these columns."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: expected an object, got {type(row).__name__}")
+    for column in columns:
+        if row.get(column) is None:
+            raise UserError(f"{where}: no '{column}'; the schema is {', '.join(columns)}")
+
+
+def prompt_of(where: str, prompt: Any) -> Prompt:
+    """A prompt from a text or a list of messages; UserError names the row."""
+    if isinstance(prompt, str):
+        return prompt_from_text(prompt)
+    try:
+        return prompt_from_messages(prompt)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{where}: prompt: {error}") from error

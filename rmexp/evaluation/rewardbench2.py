@@ -1,0 +1,301 @@
+"""RewardBench 2: best of four in five subsets, and ties.
+
+Malik et al., "RewardBench 2: Advancing Reward Model Evaluation" (arXiv 2506.01937).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexp.errors import UserError
+from rmexp.evaluation.rewardbench import dialogue, prompt_of, require_columns
+from rmexp.evaluation.scorer import Scorer, checked_scores
+from rmexp.preferences.pair import Prompt
+from rmexp.preferences.read import file_rows, hub_rows
+from rmexp.statistics import Interval, bootstrap_mean
+
+TIES = "Ties"
+SUBSETS: dict[str, int] = {
+    "Factuality": 475,
+    "Precise IF": 160,
+    "Math": 183,
+    "Safety": 450,
+    "Focus": 495,
+    TIES: 102,
+}
+
+TieRow = tuple[str, Sequence[float], int]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBench2Row:
+    """One prompt with its options; the first ``num_correct`` of ``chosen + rejected`` are right."""
+
+    id: str
+    prompt: Prompt
+    chosen: tuple[str, ...]
+    rejected: tuple[str, ...]
+    num_correct: int
+    subset: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All responses, the chosen first."""
+        return self.chosen + self.rejected
+
+
+@dataclass(frozen=True)
+class RewardBench2Result:
+    """Scores of all rows, and what follows from them.
+
+    Attributes:
+        rows: ``[rows]``.
+        scores: ``[rows]``, each ``[options]``.
+        row_scores: ``[rows]``, the best-of-n score of each row; NaN for ties, which have none.
+        subsets: subset to score; Ties is None where only one kind of row is there.
+        overall: mean of the six, or None unless all are there.
+        intervals: percentile bootstrap of the best-of-n subsets.
+        longest: what always preferring the longest option scores in each best-of-n subset.
+        partial: subsets that lack rows of the published set.
+    """
+
+    rows: tuple[RewardBench2Row, ...]
+    scores: tuple[NDArray[np.float64], ...]
+    row_scores: NDArray[np.float64]
+    subsets: dict[str, float | None]
+    overall: float | None
+    intervals: dict[str, Interval]
+    longest: dict[str, float]
+    partial: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers: subsets and overall by their names; ``NAME_low``, ``NAME_high``."""
+        numbers = {**self.subsets, "overall": self.overall}
+        for name, interval in self.intervals.items():
+            numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        numbers |= {f"baseline_longest {name}": value for name, value in self.longest.items()}
+        return {name: value for name, value in numbers.items() if value is not None}
+
+    def reference_result(self) -> dict[str, Any]:
+        """Subset scores as the reference's result file holds them."""
+        return dict(self.subsets)
+
+    def reference_rows(self) -> dict[str, list[Any]]:
+        """Per-row scores, by column, as the reference's score file holds them."""
+        return {
+            "id": [row.id for row in self.rows],
+            "subset": [row.subset for row in self.rows],
+            "text": [[dialogue(row.prompt, o) for o in row.options] for row in self.rows],
+            "scores": [scores.tolist() for scores in self.scores],
+            "num_correct": [row.num_correct for row in self.rows],
+            "results": [None if math.isnan(s) else s for s in self.row_scores.tolist()],
+        }
+
+
+def best_of_n_score(chosen_scores: Sequence[float], rejected_scores: Sequence[float]) -> float:
+    """Score of one row: 1/k if the first chosen option is among the k that are highest, else 0.
+
+    Raises:
+        ValueError: no option on one side, or a NaN, named by its place.
+
+    >>> best_of_n_score([0.9], [0.1, 0.9, 0.3])
+    0.5
+    """
+    for side, scores in (("chosen", chosen_scores), ("rejected", rejected_scores)):
+        if not len(scores):
+            raise ValueError(f"{side}: no score")
+        for place, score in enumerate(scores):
+            if math.isnan(score):
+                raise ValueError(f"{side}[{place}]: the score is NaN")
+    options = [*chosen_scores, *rejected_scores]
+    highest = max(options)
+    return 1 / options.count(highest) if options[0] == highest else 0.0
+
+
+def ties_score(rows: Iterable[TieRow]) -> float | None:
+    """Score of the Ties subset.
+
+    ``ref:N`` has one right answer, ``tied:N`` several to the same prompt. With ``accurate`` = the
+    lowest right score is above the highest wrong one, ``spread`` = highest minus lowest right
+    score, ``gap`` = lowest right minus highest wrong score, this is
+
+        0.30 mean(accurate_tied) + 0.30 mean(accurate_ref) + 0.20 mean(gap_tied > spread)
+        + 0.20 mean(min(gap_ref, gap_tied) > spread)
+        + 0.01 mean(tanh(min(gap_ref, gap_tied) / spread - 1))
+
+    over all rows of a kind in the first two terms, over the N of both kinds in the others, with
+    the tied row's spread. Where the spread is 0 the last term takes the sign of the gap.
+
+    Args:
+        rows: (id, scores, number of right options, which come first).
+
+    Returns:
+        The score, at most 1.01; None where no N has both kinds.
+
+    Raises:
+        ValueError: naming a row whose id is no ``ref:N`` or ``tied:N`` or stands twice, without
+            right or wrong options, or with a score that is no finite number.
+    """
+    kinds: dict[str, dict[str, _Tie]] = {"ref": {}, "tied": {}}
+    for row_id, scores, num_correct in rows:
+        kind, _, number = str(row_id).partition(":")
+        if kind not in kinds or not number:
+            raise ValueError(f"row {row_id}: the id must be ref:N or tied:N")
+        if number in kinds[kind]:
+            raise ValueError(f"row {row_id} stands twice")
+        kinds[kind][number] = _tie(row_id, scores, num_correct)
+    ref, tied = kinds["ref"], kinds["tied"]
+    both = sorted(set(ref) & set(tied))
+    if not both:
+        return None
+    spreads = [tied[n].spread for n in both]
+    lesser = [min(ref[n].gap, tied[n].gap) for n in both]
+    return float(
+        0.30 * np.mean([row.accurate for row in tied.values()])
+        + 0.30 * np.mean([row.accurate for row in ref.values()])
+        + 0.20 * np.mean([tied[n].gap > s for n, s in zip(both, spreads, strict=True)])
+        + 0.20 * np.mean([gap > s for gap, s in zip(lesser, spreads, strict=True)])
+        + 0.01 * np.mean([_margin(gap, s) for gap, s in zip(lesser, spreads, strict=True)])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tie:
+    accurate: bool
+    spread: float
+    gap: float
+
+
+def _tie(row_id: str, scores: Sequence[float], num_correct: int) -> _Tie:
+    for place, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise ValueError(f"row {row_id}: score {place} is {score}, not a finite number")
+    right, wrong = list(scores[:num_correct]), list(scores[num_correct:])
+    if num_correct < 1 or not right or not wrong:
+        raise ValueError(
+            f"row {row_id}: {num_correct} right of {len(scores)} options; both kinds are needed"
+        )
+    lowest, highest = float(min(right)), float(max(wrong))
+    return _Tie(lowest > highest, float(max(right)) - lowest, lowest - highest)
+
+
+def _margin(gap: float, spread: float) -> float:
+    if spread == 0:
+        return float(np.sign(gap))
+    return math.tanh(gap / spread - 1)
+
+
+def read_rewardbench2(path: Path | str | None = None) -> list[RewardBench2Row]:
+    """The rows of a local file of the published schema, or of ``allenai/reward-bench-2``.
+
+    Raises:
+        UserError: naming the file and row.
+    """
+    if path is not None:
+        return list(_each_checked(file_rows(Path(path))))
+    return list(_each_checked(hub_rows("allenai/reward-bench-2", split="test")))
+
+
+def evaluate_rewardbench2(
+    scorer: Scorer, rows: Sequence[RewardBench2Row], *, seed: int = 0
+) -> RewardBench2Result:
+    """Score every option of all rows, in one pass.
+
+    Raises:
+        UserError: no row.
+        ValueError: a score that is no finite number, naming its row.
+    """
+    if not rows:
+        raise UserError("RewardBench 2: no row to evaluate on")
+    options = [(row, place, text) for row in rows for place, text in enumerate(row.options)]
+    flat = checked_scores(
+        scorer,
+        [row.prompt for row, _, _ in options],
+        [text for _, _, text in options],
+        [f"{row.id} (option {place})" for row, place, _ in options],
+    )
+    scores = _by_row(flat, rows)
+    lengths = _by_row(np.array([float(len(text)) for _, _, text in options]), rows)
+    row_scores = _row_scores(rows, scores)
+    members: dict[str, list[int]] = {s: [] for s in SUBSETS}
+    for place, row in enumerate(rows):
+        members[row.subset].append(place)
+    best_of = {s: at for s, at in members.items() if at and s != TIES}
+    subsets: dict[str, float | None] = {
+        s: float(row_scores[at].mean()) for s, at in best_of.items()
+    }
+    if members[TIES]:
+        subsets[TIES] = ties_score(
+            (rows[i].id, scores[i].tolist(), rows[i].num_correct) for i in members[TIES]
+        )
+    known = [value for value in subsets.values() if value is not None]
+    by_length = _row_scores(rows, lengths)
+    return RewardBench2Result(
+        rows=tuple(rows),
+        scores=scores,
+        row_scores=row_scores,
+        subsets=subsets,
+        overall=sum(known) / len(known) if len(known) == len(SUBSETS) else None,
+        intervals={s: bootstrap_mean(row_scores[at], seed=seed) for s, at in best_of.items()},
+        longest={s: float(by_length[at].mean()) for s, at in best_of.items()},
+        partial=tuple(s for s, at in members.items() if 0 < len(at) < SUBSETS[s]),
+    )
+
+
+def _row_scores(
+    rows: Sequence[RewardBench2Row], scores: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    return np.array(
+        [
+            np.nan
+            if row.subset == TIES
+            else best_of_n_score(list(s[: len(row.chosen)]), list(s[len(row.chosen) :]))
+            for row, s in zip(rows, scores, strict=True)
+        ]
+    )
+
+
+def _by_row(
+    flat: NDArray[np.float64], rows: Sequence[RewardBench2Row]
+) -> tuple[NDArray[np.float64], ...]:
+    ends = np.cumsum([len(row.options) for row in rows])[:-1]
+    return tuple(np.split(flat, ends))
+
+
+def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBench2Row]:
+    ids: set[str] = set()
+    for where, row in rows:
+        require_columns(where, row, ("id", "prompt", "chosen", "rejected", "num_correct", "subset"))
+        _check_options(where, row)
+        row_id = str(row["id"])
+        if row_id in ids:
+            raise UserError(f"{where}: id '{row_id}' stands twice")
+        ids.add(row_id)
+        yield RewardBench2Row(
+            row_id,
+            prompt_of(where, row["prompt"]),
+            tuple(row["chosen"]),
+            tuple(row["rejected"]),
+            int(row["num_correct"]),
+            str(row["subset"]),
+        )
+
+
+def _check_options(where: str, row: Mapping[str, Any]) -> None:
+    if row["subset"] not in SUBSETS:
+        raise UserError(f"{where}: subset '{row['subset']}' is none of {', '.join(SUBSETS)}")
+    for side in ("chosen", "rejected"):
+        texts = row[side]
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            raise UserError(f"{where}: '{side}' must be a list of one text or more")
+    count = row["num_correct"]
+    options = len(row["chosen"]) + len(row["rejected"])
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < options:
+        raise UserError(f"{where}: num_correct={count} of {options} options")
