@@ -23,6 +23,8 @@ from rmexp.statistics import (
     paired_difference,
 )
 
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
 
 @dataclass(frozen=True)
 class PreferenceEvaluation:
@@ -42,8 +44,10 @@ class PreferenceEvaluation:
         length_bias: the accuracy split by length.
         calibration: of sigmoid(margin).
         by_category: category to (accuracy, pairs).
-        by_kind: kind of pair to (accuracy, pairs); for the starter data, ``looks_dangerous`` shows
-            over-refusal (a wrong refusal preferred), ``harmful`` under-refusal.
+        by_kind: kind of pair to (accuracy, pairs).
+        over_refusal: (accuracy, pairs) where exactly one response refuses and people prefer the
+            other: what is missing to 1 are needless refusals that the scorer prefers.
+        under_refusal: the same where people prefer the refusal: harmful answers preferred.
     """
 
     ids: tuple[str, ...]
@@ -59,6 +63,8 @@ class PreferenceEvaluation:
     calibration: Calibration
     by_category: dict[str, tuple[float, int]]
     by_kind: dict[str, tuple[float, int]]
+    over_refusal: tuple[float, int]
+    under_refusal: tuple[float, int]
 
     @property
     def margins(self) -> NDArray[np.float64]:
@@ -70,9 +76,14 @@ class PreferenceEvaluation:
         """Whether chosen is strictly above rejected, ``[pairs]``."""
         return self.margins > 0
 
+    @property
+    def _scores(self) -> NDArray[np.float64]:
+        return np.concatenate([self.chosen_scores, self.rejected_scores])
+
     def metrics(self) -> dict[str, float]:
         """Flat numbers under stable names; those that are undefined here are left out."""
         bias = self.length_bias
+        scores = self._scores
         numbers = {
             "accuracy": self.accuracy.estimate,
             "accuracy_low": self.accuracy.low,
@@ -92,7 +103,12 @@ class PreferenceEvaluation:
             "accuracy_length_matched": bias.accuracy_matched,
             "length_correlation": bias.correlation,
             "calibration_error": self.calibration.ece,
+            "score_mean": float(scores.mean()),
+            "score_std": float(scores.std()),
+            "over_refusal_accuracy": self.over_refusal[0],
+            "under_refusal_accuracy": self.under_refusal[0],
             **{f"accuracy_{kind}": value for kind, (value, _) in self.by_kind.items() if kind},
+            **{f"category/{name}": value for name, (value, _) in self.by_category.items() if name},
         }
         return {name: float(v) for name, v in numbers.items() if not math.isnan(v)}
 
@@ -101,7 +117,13 @@ class PreferenceEvaluation:
         return {
             "by_category": {k: list(v) for k, v in self.by_category.items()},
             "by_kind": {k: list(v) for k, v in self.by_kind.items()},
+            "over_refusal_pairs": self.over_refusal[1],
+            "under_refusal_pairs": self.under_refusal[1],
             "length": _without_nan(asdict(self.length_bias)),
+            "score_quantiles": {
+                str(q): float(v)
+                for q, v in zip(_QUANTILES, np.quantile(self._scores, _QUANTILES), strict=True)
+            },
             "reliability": {
                 "confidence": self.calibration.confidence.tolist(),
                 "accuracy": self.calibration.accuracy.tolist(),
@@ -160,7 +182,21 @@ def evaluate_preferences(
         calibration=margin_calibration(good - bad),
         by_category=_by(correct, [p.category for p in pairs]),
         by_kind=_by(correct, [p.kind for p in pairs]),
+        over_refusal=_where(correct, [_refuses(p) == "rejected" for p in pairs]),
+        under_refusal=_where(correct, [_refuses(p) == "chosen" for p in pairs]),
     )
+
+
+def _refuses(pair: Pair) -> str:
+    """Which side alone refuses, ``chosen`` or ``rejected``; ``""`` where both, none or unknown."""
+    if pair.refusal in ("a", "b"):
+        return "chosen" if pair.refusal == pair.preference else "rejected"
+    return ""
+
+
+def _where(correct: NDArray[np.float64], wanted: Sequence[bool]) -> tuple[float, int]:
+    values = correct[np.array(wanted)]
+    return (float(values.mean()) if values.size else math.nan, len(values))
 
 
 def _by(correct: NDArray[np.float64], names: Sequence[str]) -> dict[str, tuple[float, int]]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 # Resampled values held at a time: bounds memory whatever the sample's size.
 _BUDGET = 4_000_000
+# Up to here, counting each kind of group is cheaper than drawing the groups one by one.
+_FEW_KINDS = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ def bootstrap_mean(
 ) -> Interval:
     """Percentile bootstrap interval of the mean.
 
+    Where all values are equal the interval has no width: resampling saw no variation, which is
+    not certainty.
+
     Args:
         values: ``[n]``, finite.
         groups: ``[n]``; values of one group (such as a prompt) are drawn together, since they
@@ -44,7 +49,7 @@ def bootstrap_mean(
         seed: the same seed, the same interval.
 
     Raises:
-        ValueError: for no values, or values that are not finite.
+        ValueError: for no values, values that are not finite, or options out of range.
     """
     sample = np.asarray(values, np.float64)
     if sample.ndim != 1 or not sample.size:
@@ -53,14 +58,9 @@ def bootstrap_mean(
         raise ValueError(f"value {int(np.argmin(np.isfinite(sample)))} is not finite")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    sums, counts = _by_group(sample, groups)
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    step = max(1, _BUDGET // len(sums))
-    for start in range(0, resamples, step):
-        size = (min(step, resamples - start), len(sums))
-        drawn = generator.integers(0, len(sums), size=size)
-        means[start : start + step] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    if resamples < 1:
+        raise ValueError(f"resamples must be 1 or more, got {resamples}")
+    means = _resampled_means(*_by_group(sample, groups), resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(sample.mean()), float(low), float(high), level)
 
@@ -85,6 +85,27 @@ def paired_difference(
     return bootstrap_mean(a - b, groups=groups, level=level, resamples=resamples, seed=seed)
 
 
+def _resampled_means(
+    sums: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    resamples: int,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Means ``[resamples]`` of samples of groups with these sums and counts, drawn as many."""
+    kinds, times = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
+    if kinds.shape[1] <= _FEW_KINDS:
+        # How often each kind of group is drawn is multinomial: exact, and cheap for accuracies.
+        drawn = generator.multinomial(len(sums), times / len(sums), size=resamples)
+        return (drawn @ kinds[0]) / (drawn @ kinds[1])
+    means = np.empty(resamples)
+    step = max(1, _BUDGET // len(sums))
+    for start in range(0, resamples, step):
+        shape = (min(step, resamples - start), len(sums))
+        drawn = generator.integers(0, len(sums), size=shape)
+        means[start : start + step] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return means
+
+
 def _by_group(
     sample: NDArray[np.float64], groups: Sequence[Hashable] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -94,4 +115,4 @@ def _by_group(
         raise ValueError(f"{len(groups)} groups for {len(sample)} values")
     index: dict[Hashable, int] = {}
     place = np.array([index.setdefault(group, len(index)) for group in groups])
-    return np.bincount(place, sample), np.bincount(place).astype(np.float64)
+    return np.bincount(place, sample).astype(np.float64), np.bincount(place).astype(np.float64)

@@ -15,7 +15,7 @@ class Calibration:
     Attributes:
         ece: expected calibration error: mean over pairs of |confidence - accuracy| of their bin.
         confidence: mean confidence of each bin that is not empty.
-        accuracy: accuracy of each.
+        accuracy: accuracy of each, a tie counting half: at confidence 1/2 no side is named.
         count: pairs in each.
     """
 
@@ -39,6 +39,6 @@ def margin_calibration(margins: NDArray[np.floating], bins: int = 10) -> Calibra
     count = np.bincount(place, minlength=bins)
     kept = count > 0
     stated = np.bincount(place, confidence, bins)[kept] / count[kept]
-    actual = np.bincount(place, margins > 0, bins)[kept] / count[kept]
+    actual = np.bincount(place, (np.sign(margins) + 1) / 2, bins)[kept] / count[kept]
     ece = float((np.abs(stated - actual) * count[kept]).sum() / max(1, margins.size))
     return Calibration(ece, stated, actual, count[kept])

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmexp.statistics import bootstrap, bootstrap_mean, paired_difference
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_share_has_the_width_of_its_standard_error():
+    values = np.repeat([1.0, 0.0], [300, 100])
+    interval = bootstrap_mean(values)
+    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert interval.estimate == 0.75
+    assert interval.low == pytest.approx(0.75 - half, abs=0.006)
+    assert interval.high == pytest.approx(0.75 + half, abs=0.006)
+    assert interval.level == 0.95
+
+
+def test_the_level_sets_the_width():
+    values = RNG.normal(size=500)
+    narrow, wide = bootstrap_mean(values, level=0.5), bootstrap_mean(values, level=0.99)
+    assert wide.high - wide.low > 2.5 * (narrow.high - narrow.low)
+
+
+def test_both_ways_to_draw_agree(monkeypatch):
+    values = RNG.integers(0, 2, 200).astype(float)
+    groups = RNG.integers(0, 60, 200).tolist()
+    counted = bootstrap_mean(values, groups=groups, resamples=20_000)
+    monkeypatch.setattr(bootstrap, "_FEW_KINDS", 0)
+    monkeypatch.setattr(bootstrap, "_BUDGET", 1000)  # several chunks, the last one short
+    drawn = bootstrap_mean(values, groups=groups, resamples=20_000)
+    assert drawn.estimate == counted.estimate
+    assert drawn.low == pytest.approx(counted.low, abs=0.005)
+    assert drawn.high == pytest.approx(counted.high, abs=0.005)
+
+
+def test_groups_are_drawn_together():
+    # Ten prompts, each 50 times over: no more evidence than ten.
+    values = np.repeat([1.0, 0.0] * 5, 50)
+    groups = np.repeat(np.arange(10), 50).tolist()
+    alone, grouped = bootstrap_mean(values), bootstrap_mean(values, groups=groups)
+    assert grouped.estimate == alone.estimate == 0.5
+    assert (grouped.high - grouped.low) > 5 * (alone.high - alone.low)
+    singles = bootstrap_mean(values, groups=list(range(500)))
+    assert (singles.low, singles.high) == (alone.low, alone.high)
+
+
+def test_the_mean_over_uneven_groups_is_over_values():
+    interval = bootstrap_mean([1.0, 1.0, 1.0, 0.0], groups=["x", "x", "x", "y"])
+    assert interval.estimate == 0.75
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_coverage():
+    hits = 0
+    for seed in range(200):
+        values = np.random.default_rng(seed).random(80) < 0.7
+        interval = bootstrap_mean(values.astype(float), resamples=1000, seed=seed)
+        hits += interval.low <= 0.7 <= interval.high
+    assert 180 <= hits <= 198
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_seeded_and_within_the_values(values):
+    first = bootstrap_mean(values, resamples=50, seed=3)
+    assert first == bootstrap_mean(values, resamples=50, seed=3)
+    slack = 1e-9 * max(map(abs, values))
+    assert min(values) - slack <= first.low <= first.high <= max(values) + slack
+
+
+def test_another_seed_another_interval():
+    values = RNG.normal(size=100)
+    assert bootstrap_mean(values, seed=0) != bootstrap_mean(values, seed=1)
+
+
+def test_pairing_removes_what_is_common():
+    common = RNG.normal(scale=10, size=300)
+    first, second = common + 0.2 + RNG.normal(scale=0.1, size=300), common
+    interval = paired_difference(first, second)
+    assert interval.estimate == pytest.approx(0.2, abs=0.02)
+    assert 0.15 < interval.low < interval.high < 0.25
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, "vector of values"),
+        ([[1.0]], {}, "vector of values"),
+        ([1.0, np.nan], {}, "value 1 is not finite"),
+        ([1.0], {"level": 1.0}, "level"),
+        ([1.0], {"resamples": 0}, "resamples"),
+        ([1.0], {"groups": [1, 2]}, "2 groups for 1 values"),
+    ],
+)
+def test_refused(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_mean(values, **options)
+
+
+def test_unpaired_samples_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        paired_difference([1.0, 2.0], [1.0])
