@@ -128,8 +128,9 @@ def section_scores(subset_accuracies: Mapping[str, float]) -> dict[str, float]:
     """Section scores and the overall score.
 
     A section is the mean of its subsets that are there, weighted by the published counts; one
-    with none is absent. Prior is the plain mean of the prior sets that are there. Overall needs
-    all four sections: their mean, weight 2 each, with Prior at weight 1 where it is there.
+    with none is absent. Prior is the plain mean of the four prior sets, absent unless all are
+    there. Overall needs all four sections: their mean, weight 2 each, with Prior at weight 1 where
+    it is there.
 
     Args:
         subset_accuracies: subset or prior set to accuracy.
@@ -153,11 +154,11 @@ def section_scores(subset_accuracies: Mapping[str, float]) -> dict[str, float]:
             scores[section] = float(total / sum(present.values()))
     complete = len(scores) == len(SECTIONS)
     prior = [float(subset_accuracies[s]) for s in PRIOR_SETS if s in subset_accuracies]
-    if prior:
+    if len(prior) == len(PRIOR_SETS):
         scores["Prior"] = sum(prior) / len(prior)
     if complete:
         parts = [(scores[section], _SECTION_WEIGHT) for section in SECTIONS]
-        if prior:
+        if "Prior" in scores:
             parts.append((scores["Prior"], _PRIOR_WEIGHT))
         scores["overall"] = sum(s * w for s, w in parts) / sum(w for _, w in parts)
     return scores

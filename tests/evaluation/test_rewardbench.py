@@ -117,6 +117,12 @@ def test_prior_sets_weigh_half_a_section():
     assert section_scores(prior) == {"Prior": pytest.approx(0.7)}
 
 
+def test_some_prior_sets_are_no_prior():
+    some = {"anthropic_helpful": 0.5, "shp": 0.6, "summarize": 0.8}
+    assert section_scores(dict.fromkeys(ALL, 1.0) | some)["overall"] == 1.0
+    assert section_scores(some) == {}
+
+
 def test_nan_and_unknown_subsets_are_named():
     with pytest.raises(ValueError, match="donotanswer"):
         section_scores({"donotanswer": math.nan})
