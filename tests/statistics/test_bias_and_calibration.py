@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rmexp.statistics import length_bias, margin_calibration, rank_correlation
 
@@ -45,6 +47,25 @@ def test_rank_correlation():
     tied = rank_correlation(np.array([1, 1, 2]), np.array([1, 2, 3]))
     assert tied == pytest.approx(np.corrcoef([0.5, 0.5, 2], [0, 1, 2])[0, 1])
     assert np.isnan(rank_correlation(np.array([1, 1]), np.array([1, 2])))
+
+
+@given(st.lists(st.integers(-20, 20), min_size=3, max_size=30, unique=True))
+def test_rank_correlation_sees_order_only(values):
+    x = np.array(values, dtype=float)
+    other = np.random.default_rng(0).random(len(x))
+    found = rank_correlation(x, other)
+    assert rank_correlation(x**3, other) == pytest.approx(found)
+    assert rank_correlation(other, x) == pytest.approx(found)
+    assert rank_correlation(x, -other) == pytest.approx(-found)
+
+
+def test_bins_hold_every_pair():
+    margins = np.random.default_rng(0).normal(size=500)
+    found = margin_calibration(margins, bins=7)
+    assert found.count.sum() == 500
+    assert (np.diff(found.confidence) > 0).all()
+    apart = np.abs(found.confidence - found.accuracy) * found.count
+    assert found.ece == pytest.approx(apart.sum() / 500)
 
 
 def test_a_calibrated_scorer():

@@ -64,6 +64,20 @@ def test_coverage():
     assert 180 <= hits <= 198
 
 
+def test_coverage_needs_the_groups():
+    # 25 prompts of 8 pairs that are right or wrong together: 25 observations, not 200.
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(25), 8).tolist()
+    hits = {"grouped": 0, "apart": 0}
+    for seed in range(200):
+        values = np.repeat((rng.random(25) < 0.6).astype(float), 8)
+        for name, by in (("grouped", groups), ("apart", None)):
+            interval = bootstrap_mean(values, groups=by, resamples=400, seed=seed)
+            hits[name] += interval.low <= 0.6 <= interval.high
+    assert hits["grouped"] >= 175
+    assert hits["apart"] < 120
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
 def test_seeded_and_within_the_values(values):
     first = bootstrap_mean(values, resamples=50, seed=3)
@@ -83,6 +97,14 @@ def test_pairing_removes_what_is_common():
     interval = paired_difference(first, second)
     assert interval.estimate == pytest.approx(0.2, abs=0.02)
     assert 0.15 < interval.low < interval.high < 0.25
+
+
+def test_swapping_a_pair_mirrors_its_interval():
+    first, second = RNG.random((2, 60))
+    there = paired_difference(first, second, resamples=20_000)
+    back = paired_difference(second, first, resamples=20_000)
+    assert back.estimate == pytest.approx(-there.estimate)
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low), abs=0.005)
 
 
 @pytest.mark.parametrize(
