@@ -195,3 +195,10 @@ def test_shapes_that_do_not_fit():
         critical_rules(psi, psi, np.zeros((3, 3)), 1, 1.0)
     with pytest.raises(ValueError, match="needs a relevance"):
         critical_rules(psi, psi, None, 1, 1.0)
+
+
+@pytest.mark.parametrize("r", [3, 30])
+def test_unrated_rules_lose_against_rules_of_score_zero(r):
+    psi = np.zeros((1, 31))
+    psi[0, 0] = np.nan
+    assert critical_rules(psi, psi, np.zeros(31), r, 1.0)[0].tolist() == list(range(1, r + 1))
