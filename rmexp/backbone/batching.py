@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,37 +19,39 @@ class Rows:
 
     Attributes:
         input_ids: int64 ``[rows, tokens]``, padded on the right.
-        attention_mask: int64 ``[rows, tokens]``, or None where nothing must be masked.
-        token_type_ids: int64 ``[rows, tokens]``, or None.
         row: int64 ``[sequences]``, the row of each sequence.
         column: int64 ``[sequences]``, the place of its last token.
-        sequence: int64 ``[sequences]``, which of the asked sequences each is.
+        sequence: which of the asked sequences each is, int64 ``[sequences]``.
         tokens: real tokens, without padding.
+        attention_mask: None where nothing must be masked; int64 ``[rows, tokens]``; or, with
+            several sequences a row, bool ``[rows, 1, tokens, tokens]``, or a dict of those by
+            layer type.
+        token_type_ids: int64 ``[rows, tokens]``, or None.
+        position_ids: int64 ``[rows, tokens]``, or None for 0, 1, 2, ...
+        hidden: what the frozen layers give, ``[rows, tokens, width]``, or None to run them.
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor | None
-    token_type_ids: torch.Tensor | None
     row: torch.Tensor
     column: torch.Tensor
     sequence: NDArray[np.int64]
     tokens: int
+    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None
+    token_type_ids: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on a device."""
 
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+        def move(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, dict):
+                return {name: move(v) for name, v in value.items()}
+            return value
 
-        return Rows(
-            self.input_ids.to(device, non_blocking=True),
-            move(self.attention_mask),
-            move(self.token_type_ids),
-            self.row.to(device, non_blocking=True),
-            self.column.to(device, non_blocking=True),
-            self.sequence,
-            self.tokens,
-        )
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 def length_groups(lengths: Sequence[int], token_budget: int) -> list[NDArray[np.int64]]:
@@ -72,12 +75,25 @@ def length_groups(lengths: Sequence[int], token_budget: int) -> list[NDArray[np.
     return groups
 
 
-def pad_rows(tokens: Sequence[Tokens], group: NDArray[np.int64], pad_id: int, causal: bool) -> Rows:
+def pad_rows(
+    tokens: Sequence[Tokens],
+    group: NDArray[np.int64],
+    pad_id: int,
+    causal: bool,
+    states: Sequence[torch.Tensor] | None = None,
+) -> Rows:
     """One sequence a row, padded on the right to the longest.
 
     A causal model needs no mask then: no real token can look at the padding behind it. So the
     fast causal kernel serves, and pooling reads the last real token by position, never by
     comparing with the pad id (transformers #35352).
+
+    Args:
+        tokens: the asked sequences.
+        group: which of them.
+        pad_id: fills the rows.
+        causal: whether tokens see only what stands before them.
+        states: each asked sequence's frozen states ``[tokens, width]``.
     """
     chosen = [tokens[int(i)] for i in group]
     lengths = np.array([len(t.ids) for t in chosen], dtype=np.int64)
@@ -92,13 +108,26 @@ def pad_rows(tokens: Sequence[Tokens], group: NDArray[np.int64], pad_id: int, ca
         mask = torch.from_numpy((np.arange(width)[None, :] < lengths[:, None]).astype(np.int64))
     return Rows(
         input_ids=torch.from_numpy(ids),
-        attention_mask=mask,
-        token_type_ids=torch.from_numpy(types) if chosen[0].has_types else None,
         row=torch.arange(len(chosen)),
         column=torch.from_numpy(lengths - 1),
         sequence=np.asarray(group, dtype=np.int64),
         tokens=int(lengths.sum()),
+        attention_mask=mask,
+        token_type_ids=torch.from_numpy(types) if chosen[0].has_types else None,
+        hidden=None if states is None else stack_states([[states[int(i)]] for i in group], width),
     )
+
+
+def stack_states(pieces: Sequence[Sequence[torch.Tensor]], width: int) -> torch.Tensor:
+    """Frozen states of rows from their pieces, filled with zeros: ``[rows, width, dim]``."""
+    first = pieces[0][0]
+    hidden = torch.zeros(len(pieces), width, first.shape[-1], dtype=first.dtype)
+    for row, parts in enumerate(pieces):
+        at = 0
+        for part in parts:
+            hidden[row, at : at + len(part)] = part
+            at += len(part)
+    return hidden
 
 
 def score_in_groups(

@@ -74,11 +74,10 @@ class SentenceEncoder:
                 hidden = self._model(
                     input_ids=rows.input_ids, attention_mask=rows.attention_mask
                 ).last_hidden_state
-                if rows.attention_mask is None:
-                    mean = hidden.mean(1)
-                else:
-                    mask = rows.attention_mask.unsqueeze(-1).to(hidden.dtype)
-                    mean = (hidden * mask).sum(1) / mask.sum(1)
+                width = hidden.shape[1]
+                real = torch.arange(width) <= rows.column[:, None]
+                mask = real.unsqueeze(-1).to(hidden.dtype)
+                mean = (hidden * mask).sum(1) / mask.sum(1)
                 vectors[group] = torch.nn.functional.normalize(mean, dim=-1).numpy()
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[[place[text] for text in texts]]

@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from rmexp.backbone.batching import Rows
+from rmexp.backbone.classifier import Classifier, head_names, layers_of
 from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.text import choose_pad_token
 from rmexp.errors import UserError
-
-
-@dataclass
-class Classifier:
-    """A model that gives one number a sequence, with its tokenizer.
-
-    Attributes:
-        model: the transformers model, or the peft model around it.
-        tokenizer: its tokenizer, with a pad token.
-        causal: whether sequences are read at their last token (else as the encoder pools).
-        peft: what of it is trained.
-        autocast: whether products are in bfloat16, whatever the weights are kept in.
-    """
-
-    model: Any
-    tokenizer: Any
-    causal: bool
-    peft: PeftOptions
-    autocast: bool = False
-
-    @property
-    def inner(self) -> Any:
-        """The transformers model inside."""
-        return self.model.get_base_model() if self.peft.kind == "lora" else self.model
-
-    @property
-    def pad_id(self) -> int:
-        """The id that fills rows."""
-        return int(self.tokenizer.pad_token_id)
-
-    @property
-    def longest(self) -> int | None:
-        """The most tokens that the positions allow, None where there is no limit."""
-        return position_limit(self.inner.config)
-
-    def scores(self, rows: Rows) -> torch.Tensor:
-        """Scores of the sequences in the rows: float32 ``[sequences]``, in the rows' own order."""
-        with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
-            return self._scores(rows)
-
-    def _scores(self, rows: Rows) -> torch.Tensor:
-        inner = self.inner
-        if self.causal:
-            trunk = getattr(inner, inner.base_model_prefix)
-            hidden = trunk(
-                input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False
-            ).last_hidden_state
-            return inner.score(hidden[rows.row, rows.column]).squeeze(-1).float()
-        inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
-        if rows.token_type_ids is not None:
-            inputs["token_type_ids"] = rows.token_type_ids
-        return inner(**inputs).logits.squeeze(-1).float()
 
 
 def load_sequence_classifier(
@@ -171,36 +118,6 @@ def hub_arguments(path: Path | str) -> dict[str, str]:
     if revision and not Path(path).exists():
         return {"pretrained_model_name_or_path": name, "revision": revision}
     return {"pretrained_model_name_or_path": str(path)}
-
-
-def position_limit(config: Any) -> int | None:
-    """The longest sequence that a model's position table or training allows."""
-    text = config.get_text_config()
-    limit = getattr(text, "max_position_embeddings", None)
-    if limit is not None and text.model_type in ("roberta", "xlm-roberta", "camembert"):
-        limit -= 2  # their positions begin behind the pad id
-    return limit
-
-
-def head_names(model: Any) -> list[str]:
-    """The parts of a sequence classifier that stand behind its trunk, such as ``score``."""
-    return [
-        name
-        for name, child in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in child.parameters())
-    ]
-
-
-def layers_of(model: Any) -> nn.ModuleList:
-    """The trunk's layers, in order."""
-    count = model.config.get_text_config().num_hidden_layers
-    trunk = getattr(model, model.base_model_prefix)
-    for module in trunk.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise UserError(
-        f"{type(model).__name__}: its layers were not found, use peft.kind=full or lora"
-    )
 
 
 def _keep_head_in_float32(classifier: Classifier) -> None:

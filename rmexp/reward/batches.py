@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from rmexp.backbone.batching import Rows, length_groups, pad_rows
+from rmexp.backbone.batching import Rows
+from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.text import Tokens
 from rmexp.backbone.tokens import TokenStore, same_tokens
 from rmexp.reward.data import TrainingPairs
@@ -75,6 +76,7 @@ class PairBatch:
         target: float32 ``[pairs]`` or None.
         weight: float32 ``[pairs]``.
         global_weight: the weights' sum over all ranks and micro-batches of the optimiser's step.
+        plain_tokens: real tokens of both sides run apart.
     """
 
     rows: list[Rows]
@@ -83,6 +85,7 @@ class PairBatch:
     target: torch.Tensor | None
     weight: torch.Tensor
     global_weight: float
+    plain_tokens: int
 
     def to(self, device: torch.device) -> PairBatch:
         """The same batch on a device."""
@@ -93,6 +96,7 @@ class PairBatch:
             None if self.target is None else self.target.to(device),
             self.weight.to(device),
             self.global_weight,
+            self.plain_tokens,
         )
 
     @property
@@ -155,40 +159,52 @@ class PairSampler(Sampler[BatchIndex]):
 
 
 class PairDataset(Dataset[PairBatch]):
-    """Builds the rectangles of a batch; indexed by :class:`BatchIndex`."""
+    """Builds the rectangles of a batch; indexed by :class:`BatchIndex`.
+
+    Args:
+        data: the pairs.
+        classifier: the model that will run them.
+        token_budget: tokens in one rectangle.
+        share_prompts: whether the two sides of a pair run their common beginning once.
+        states: frozen states of the chosen, then of the rejected sides.
+    """
 
     def __init__(
-        self, data: TokenisedPairs, *, token_budget: int, pad_id: int, causal: bool
+        self,
+        data: TokenisedPairs,
+        classifier: Classifier,
+        *,
+        token_budget: int,
+        share_prompts: bool = True,
+        states: Sequence[torch.Tensor] | None = None,
     ) -> None:
         self.data = data
+        self.classifier = classifier
         self.token_budget = token_budget
-        self.pad_id = pad_id
-        self.causal = causal
+        self.share_prompts = share_prompts
+        self.states = states
 
     def __len__(self) -> int:
         return len(self.data.pairs)
 
     def __getitem__(self, batch: BatchIndex) -> PairBatch:
         where = np.maximum(batch.index, 0)
-        pairs = self.data.pairs
-        sequences = [
-            *(self.data.chosen[i] for i in where),
-            *(self.data.rejected[i] for i in where),
-        ]
+        pairs, count = self.data.pairs, len(self.data.pairs)
+        tokens = [self.data.chosen[i] for i in where] + [self.data.rejected[i] for i in where]
+        states = None
+        if self.states is not None:
+            states = [self.states[i] for i in (*where, *(where + count))]
+        families = [[i, len(where) + i] for i in range(len(where))] if self.share_prompts else None
         weight = np.ones(len(where)) if pairs.weight is None else np.asarray(pairs.weight)[where]
         return PairBatch(
-            rows=self.rows(sequences),
+            rows=self.classifier.rows(tokens, families, self.token_budget, states),
             index=batch.index,
             margin=_column(pairs.margin, where),
             target=_column(pairs.target, where),
             weight=torch.from_numpy(np.where(batch.index < 0, 0.0, weight).astype(np.float32)),
             global_weight=batch.global_weight,
+            plain_tokens=sum(len(t.ids) for t in tokens),
         )
-
-    def rows(self, sequences: Sequence[Tokens]) -> list[Rows]:
-        """Rectangles of like length within the token budget."""
-        groups = length_groups([len(t.ids) for t in sequences], self.token_budget)
-        return [pad_rows(sequences, g, self.pad_id, self.causal) for g in groups]
 
 
 def _column(values: NDArray[np.floating] | None, where: NDArray[np.int64]) -> torch.Tensor | None:

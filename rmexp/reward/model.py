@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rmexp.backbone.batching import length_groups, pad_rows, score_in_groups
+from rmexp.backbone.batching import score_in_groups
+from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import (
-    Classifier,
     hub_arguments,
     load_adapter,
     load_sequence_classifier,
@@ -74,13 +74,14 @@ class RewardModel:
         device = next(self.classifier.model.parameters()).device
         was_training = self.classifier.model.training
         self.classifier.model.eval()
-        groups = length_groups([len(t.ids) for t in tokens], self.token_budget)
+        families: dict[Prompt, list[int]] = {}
+        for place, i in enumerate(distinct):
+            families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
-            rows = (
-                pad_rows(tokens, g, self.classifier.pad_id, self.classifier.causal).to(device)
-                for g in groups
+            rows = self.classifier.rows(tokens, list(families.values()), self.token_budget)
+            scores = score_in_groups(
+                rows, lambda r: self.classifier.scores(r.to(device)), len(tokens)
             )
-            scores = score_in_groups(list(rows), self.classifier.scores, len(tokens))
         self.classifier.model.train(was_training)
         by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
         result = np.array([by_key[key] for key in keys], dtype=np.float64)

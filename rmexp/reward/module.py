@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from rmexp.backbone.batching import score_in_groups
-from rmexp.backbone.load import Classifier
+from rmexp.backbone.classifier import Classifier
 from rmexp.reward.batches import PairBatch
 from rmexp.reward.losses import NonFiniteError, pair_losses
 from rmexp.reward.options import LossOptions, OptimiserOptions
@@ -105,7 +105,8 @@ class RewardModule(pl.LightningModule):
     def _start_epoch(self) -> None:
         self._training, self._validation = PairOutcomes(), PairOutcomes()
         self._gradient_norms: list[torch.Tensor] = []
-        self._epoch_tokens, self._began = 0, time.perf_counter()
+        self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs = 0, 0, 0
+        self._began = time.perf_counter()
         self._trained_until = self._began
 
     def forward(self, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,6 +130,8 @@ class RewardModule(pl.LightningModule):
         self._must_be_finite(losses, batch, self.ids, "loss")
         self._training.add(batch.index, losses, chosen, rejected)
         self._epoch_tokens += batch.tokens
+        self._epoch_plain_tokens += batch.plain_tokens
+        self._epoch_pairs += int((batch.index >= 0).sum())
         share = (losses * batch.weight).sum() / max(batch.global_weight, 1e-12)
         return share * self.trainer.world_size
 
@@ -169,6 +172,8 @@ class RewardModule(pl.LightningModule):
         norms = torch.stack(self._gradient_norms) if self._gradient_norms else torch.zeros(1)
         metrics["train/gradient_norm"] = float(norms.mean())
         metrics["train/tokens_per_second"] = self._epoch_tokens / max(seconds, 1e-9)
+        metrics["train/pairs_per_second"] = self._epoch_pairs / max(seconds, 1e-9)
+        metrics["train/tokens_saved"] = 1 - self._epoch_tokens / max(self._epoch_plain_tokens, 1)
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
         self.history.append(row)
         if self.report is not None and self.trainer.is_global_zero:

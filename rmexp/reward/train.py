@@ -14,7 +14,9 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from rmexp.backbone.load import Classifier, load_sequence_classifier
+from rmexp.backbone.classifier import Classifier, head_names
+from rmexp.backbone.frozen import FrozenStates
+from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.backbone.text import TemplateName, TextTemplate
@@ -71,6 +73,8 @@ def train_reward_model(
     template: TemplateName = "auto",
     precision: Precision = "32",
     token_budget: int = 512,
+    share_prompts: bool = True,
+    frozen_cache_bytes: int = 4 << 30,
     threads: int | None = None,
     deterministic: bool = True,
     accelerator: str = "cpu",
@@ -105,6 +109,10 @@ def train_reward_model(
         precision: 32, or bf16: products in bfloat16; trained weights, head and loss stay in
             float32, so that small updates are not rounded away.
         token_budget: tokens in one forward pass.
+        share_prompts: whether the sides of a pair run their common beginning once (causal models;
+            the scores are the same).
+        frozen_cache_bytes: room on disk for what frozen layers give (head_only, last_k), 0 to run
+            them each time.
         threads: of torch on the CPU; None leaves them.
         deterministic: ask for deterministic kernels on a GPU too (the CPU's always are).
         accelerator: Lightning's.
@@ -141,7 +149,7 @@ def train_reward_model(
             steps=epochs * -(-len(data.pairs) // batch_pairs),
             report=report,
         )
-        _set_modes(classifier)
+        _prepare(classifier, loss)
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -157,7 +165,21 @@ def train_reward_model(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        loaders = _Loaders(data, checked, classifier, batch_pairs, token_budget, seed)
+        frozen = None
+        if classifier.frozen_layers and frozen_cache_bytes:
+            frozen = FrozenStates(
+                classifier, weights_fingerprint(path), cache_dir, frozen_cache_bytes
+            )
+        loaders = _Loaders(
+            data,
+            checked,
+            classifier,
+            frozen,
+            batch_pairs=batch_pairs,
+            token_budget=token_budget,
+            share_prompts=share_prompts,
+            seed=seed,
+        )
         trainer.fit(module, datamodule=loaders)
     reward = RewardModel(classifier, form, str(model))
     saved = reward.save(directory / "model") if save and trainer.is_global_zero else None
@@ -167,6 +189,8 @@ def train_reward_model(
         history=module.history,
         metrics={
             **data.counts,
+            "frozen_computed": frozen.computed if frozen else 0,
+            "frozen_reused": frozen.reused if frozen else 0,
             "seconds": module.seconds,
             "tokens_per_second": module.tokens_seen / max(module.seconds, 1e-9),
         },
@@ -182,13 +206,17 @@ class _Loaders(pl.LightningDataModule):
         data: TokenisedPairs,
         checked: TokenisedPairs | None,
         classifier: Classifier,
+        frozen: FrozenStates | None,
+        *,
         batch_pairs: int,
         token_budget: int,
+        share_prompts: bool,
         seed: int,
     ) -> None:
         super().__init__()
-        self.data, self.checked, self.classifier = data, checked, classifier
-        self.batch_pairs, self.token_budget, self.seed = batch_pairs, token_budget, seed
+        self.data, self.checked, self.classifier, self.frozen = data, checked, classifier, frozen
+        self.batch_pairs, self.token_budget = batch_pairs, token_budget
+        self.share_prompts, self.seed = share_prompts, seed
 
     def _loader(self, data: TokenisedPairs, shuffle: bool, batch_pairs: int) -> DataLoader[Any]:
         assert self.trainer is not None
@@ -203,9 +231,10 @@ class _Loaders(pl.LightningDataModule):
         )
         dataset = PairDataset(
             data,
+            self.classifier,
             token_budget=self.token_budget,
-            pad_id=self.classifier.pad_id,
-            causal=self.classifier.causal,
+            share_prompts=self.share_prompts,
+            states=self.frozen.states([*data.chosen, *data.rejected]) if self.frozen else None,
         )
         return DataLoader(dataset, sampler=sampler, batch_size=None)
 
@@ -226,9 +255,20 @@ def _template(classifier: Classifier, name: TemplateName, max_length: int) -> Te
     )
 
 
-def _set_modes(classifier: Classifier) -> None:
-    """Training mode for what has dropout on purpose (adapters); the model's own is off at load."""
+def _prepare(classifier: Classifier, loss: LossOptions) -> None:
+    """Training mode (only adapters have dropout then), and no noise in the score's bias.
+
+    Without centering the bias cancels in every pair: its gradient is rounding noise, which AdamW
+    would scale up to whole steps.
+    """
     classifier.model.train()
+    if loss.center_coefficient:
+        return
+    heads = [getattr(classifier.inner, name) for name in head_names(classifier.inner)]
+    linear = [m for head in heads for m in head.modules() if isinstance(m, torch.nn.Linear)]
+    for module in linear:
+        if module.out_features == 1 and module.bias is not None:
+            module.bias.requires_grad_(False)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.text import TextTemplate
 from rmexp.backbone.tokens import TokenStore
 from rmexp.preferences.pair import Pair, prompt_from_text
@@ -62,11 +63,11 @@ def test_two_ranks_share_each_global_batch_and_know_its_weight():
         assert one.global_weight == pytest.approx(weight[one.index].sum())
 
 
-def test_a_rank_without_a_pair_takes_part_without_weight(store: TokenStore):
+def test_a_rank_without_a_pair_takes_part_without_weight(store: TokenStore, tiny: Path):
     sampler = PairSampler(1, batch_pairs=4, seed=0, rank=1, ranks=2)
     batch = next(iter(sampler))
     data = tokenise_pairs(pairs_of(("yes", "no")), store)
-    made = PairDataset(data, token_budget=64, pad_id=0, causal=True)[batch]
+    made = PairDataset(data, load_sequence_classifier(tiny, seed=0), token_budget=64)[batch]
     assert made.weight.tolist() == [0.0]
     assert made.global_weight == 1.0
 

@@ -150,7 +150,7 @@ def test_margin_target_and_weight_reach_the_loss(tmp_path: Path, cache: Path):
 
 
 def test_a_nan_loss_names_the_pair(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
-    from rmexp.backbone.load import Classifier
+    from rmexp.backbone.classifier import Classifier
 
     def broken(self: Classifier, rows: Any) -> torch.Tensor:
         scores = original(self, rows)
@@ -223,3 +223,30 @@ def test_it_is_quiet(tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+def test_cached_frozen_layers_train_the_same_model(model: str, kind: str, tmp_path: Path):
+    options = {"peft": PeftOptions(kind=kind, last_k=1), "epochs": 2}
+    cache = tmp_path / "cache"
+    plain = run(tmp_path, cache, model, frozen_cache_bytes=0, **options)
+    first = run(tmp_path, cache, model, **options)
+    second = run(tmp_path, cache, model, **options)
+    assert first.metrics["frozen_computed"] > 0
+    assert second.metrics["frozen_computed"] == 0
+    for name, weight in weights(plain).items():
+        assert torch.allclose(weights(first)[name], weight, atol=2e-5), name
+        assert torch.equal(weights(first)[name], weights(second)[name]), name
+
+
+def test_sharing_prompts_trains_the_same_model(tmp_path: Path, cache: Path):
+    apart = run(tmp_path, cache, share_prompts=False, learning_rate=1e-4)
+    shared = run(tmp_path, cache, learning_rate=1e-4)
+    assert shared.history[0]["train/tokens_saved"] > 0.2
+    assert apart.history[0]["train/tokens_saved"] == 0
+    assert shared.history[0]["train/loss"] == pytest.approx(
+        apart.history[0]["train/loss"], abs=1e-5
+    )
+    for name, weight in weights(apart).items():
+        assert torch.allclose(weights(shared)[name], weight, atol=1e-4), name

@@ -1,0 +1,215 @@
+"""A model that gives one number a sequence, and the ways to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rmexp.backbone.batching import Rows, length_groups, pad_rows
+from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.packing import MaskLayout, shared_rows
+from rmexp.backbone.text import Tokens
+from rmexp.errors import UserError
+
+
+@dataclass
+class Classifier:
+    """A sequence classifier of one logit, with its tokenizer.
+
+    Attributes:
+        model: the transformers model, or the peft model around it.
+        tokenizer: its tokenizer, with a pad token.
+        causal: whether sequences are read at their last token (else as the encoder pools).
+        peft: what of it is trained.
+        autocast: whether products are in bfloat16, whatever the weights are kept in.
+    """
+
+    model: Any
+    tokenizer: Any
+    causal: bool
+    peft: PeftOptions
+    autocast: bool = False
+
+    @property
+    def inner(self) -> Any:
+        """The transformers model inside."""
+        return self.model.get_base_model() if self.peft.kind == "lora" else self.model
+
+    @property
+    def trunk(self) -> Any:
+        """All but the head."""
+        return getattr(self.inner, self.inner.base_model_prefix)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that the positions allow, None where there is no limit."""
+        return position_limit(self.inner.config)
+
+    @property
+    def frozen_layers(self) -> int:
+        """How many of the first layers are never trained, nor anything before them."""
+        if self.peft.kind == "head_only":
+            return len(layers_of(self.inner))
+        if self.peft.kind == "last_k":
+            return len(layers_of(self.inner)) - self.peft.last_k
+        return 0
+
+    @cached_property
+    def layout(self) -> MaskLayout | None:
+        """How prompts can be shared, None where this model gives other scores that way."""
+        if not self.causal:
+            return None
+        layout = MaskLayout.of(self.inner.config)
+        return layout if layout is not None and self._shares_exactly(layout) else None
+
+    def rows(
+        self,
+        tokens: Sequence[Tokens],
+        families: Sequence[Sequence[int]] | None,
+        token_budget: int,
+        states: Sequence[torch.Tensor] | None = None,
+    ) -> list[Rows]:
+        """The rectangles that some sequences are run as.
+
+        Args:
+            tokens: the sequences.
+            families: which of them share a prompt, each sequence once; None to share nothing.
+            token_budget: tokens in one rectangle.
+            states: the sequences' frozen states ``[tokens, width]``; of one token where only the
+                head is trained.
+        """
+        if states is not None and len(states[0]) == 1:
+            # Only what is read at one place is left to compute: a row of that one token.
+            ends = [replace(t, ids=t.ids[:1], second_segment=1) for t in tokens]
+            return [pad_rows(ends, np.arange(len(ends)), self.pad_id, self.causal, states)]
+        shared = families is not None and any(len(f) > 1 for f in families)
+        if families is not None and shared and self.layout is not None:
+            return shared_rows(
+                tokens,
+                families,
+                token_budget=token_budget,
+                pad_id=self.pad_id,
+                layout=self.layout,
+                states=states,
+            )
+        groups = length_groups([len(t.ids) for t in tokens], token_budget)
+        return [pad_rows(tokens, g, self.pad_id, self.causal, states) for g in groups]
+
+    def scores(self, rows: Rows) -> torch.Tensor:
+        """Scores of the sequences in the rows: float32 ``[sequences]``, in the rows' own order."""
+        with (
+            torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=self.autocast),
+            self._frozen_layers_give(rows.hidden),
+        ):
+            if self.causal:
+                return self.inner.score(self._ends(rows)).squeeze(-1).float()
+            inputs = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask}
+            if rows.token_type_ids is not None:
+                inputs["token_type_ids"] = rows.token_type_ids
+            return self.inner(**inputs).logits.squeeze(-1).float()
+
+    def _ends(self, rows: Rows) -> torch.Tensor:
+        """Hidden states at the sequences' last tokens: ``[sequences, width]``."""
+        hidden = self.trunk(
+            input_ids=rows.input_ids,
+            attention_mask=rows.attention_mask,
+            position_ids=rows.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden[rows.row, rows.column]
+
+    @contextmanager
+    def _frozen_layers_give(self, hidden: torch.Tensor | None) -> Iterator[None]:
+        """Skip the frozen layers: the last of them gives what they gave before.
+
+        The trunk still prepares masks and positions itself, whatever its architecture.
+        """
+        if hidden is None:
+            yield
+            return
+        skipped = layers_of(self.inner)[: self.frozen_layers]
+        for layer in skipped[:-1]:
+            layer.forward = _pass_on
+        skipped[-1].forward = lambda *args, **kwargs: hidden
+        try:
+            yield
+        finally:
+            for layer in skipped:
+                del layer.forward
+
+    def _shares_exactly(self, layout: MaskLayout) -> bool:
+        """Try sharing on four short sequences: what a config does not tell, the scores do."""
+        generator = np.random.default_rng(0)
+        size = int(self.inner.config.get_text_config().vocab_size)
+        begin, *tails = (generator.integers(0, size, n, dtype=np.int32) for n in (6, 3, 5, 1, 4))
+        tokens = [
+            Tokens(np.concatenate([begin, tail]), len(begin) + len(tail), False, 0, 0)
+            for tail in tails
+        ]
+        device = next(self.trunk.parameters()).device
+        shared = shared_rows(
+            tokens, [[0, 1], [2, 3]], token_budget=64, pad_id=self.pad_id, layout=layout
+        )
+        plain = [pad_rows(tokens, np.arange(len(tokens)), self.pad_id, True)]
+
+        def ends(all_rows: list[Rows]) -> torch.Tensor:
+            order = np.concatenate([r.sequence for r in all_rows])
+            found = torch.cat([self._ends(r.to(device)) for r in all_rows]).float()
+            return found[torch.from_numpy(np.argsort(order)).to(device)]
+
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
+        ):
+            try:
+                expected, found = ends(plain), ends(shared)
+            except (TypeError, ValueError, RuntimeError, AttributeError):
+                return False
+        error = (expected - found).norm(dim=-1) / expected.norm(dim=-1)
+        return bool(error.max() < (0.05 if self.autocast else 1e-3))
+
+
+def _pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return hidden_states
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest sequence that a model's position table or training allows."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None)
+    if limit is not None and text.model_type in ("roberta", "xlm-roberta", "camembert"):
+        limit -= 2  # their positions begin behind the pad id
+    return limit
+
+
+def head_names(model: Any) -> list[str]:
+    """The parts of a sequence classifier that stand behind its trunk, such as ``score``."""
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """The trunk's layers, in order."""
+    count = model.config.get_text_config().num_hidden_layers
+    trunk = getattr(model, model.base_model_prefix)
+    for module in trunk.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(
+        f"{type(model).__name__}: its layers were not found, use peft.kind=full or lora"
+    )

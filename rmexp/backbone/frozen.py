@@ -1,0 +1,224 @@
+"""Frozen states: what the layers that are never trained give, computed once a text.
+
+They depend on weights and tokens alone, so every epoch and every trial finds them again, whatever
+its labels, gamma, r, learning rate or seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rmexp.backbone.batching import pad_rows
+from rmexp.backbone.classifier import Classifier, layers_of
+from rmexp.backbone.text import Tokens
+from rmexp.errors import UserError
+from rmexp.fingerprint import Fingerprint, fingerprint
+
+_FOLDER = "frozen"
+
+
+class FrozenStates:
+    """A cache on disk of the last frozen layer's output.
+
+    Where only the head is trained, a text's states are those of the one token that is read.
+    A text is run alone, without padding, so that its states are the same bits whichever texts a
+    trial asks for first.
+
+    Args:
+        classifier: with frozen layers (``frozen_layers`` above 0).
+        weights: identity of the weights that it was loaded from.
+        cache_dir: the states lie in ``cache_dir/frozen``, which may be removed at any time when
+            no trial runs.
+        max_bytes: least recently used models' states are removed beyond this.
+
+    Attributes:
+        computed: texts run by this object.
+        reused: texts that it found.
+    """
+
+    def __init__(
+        self, classifier: Classifier, weights: Fingerprint, cache_dir: Path, max_bytes: int
+    ) -> None:
+        self.classifier = classifier
+        self.max_bytes = max_bytes
+        self.computed = 0
+        self.reused = 0
+        self._known: dict[str, torch.Tensor] = {}
+        self._read: set[str] = set()
+        head_only = classifier.peft.kind == "head_only"
+        self._read_one = head_only and (classifier.causal or self._reads_first_token())
+        device = next(classifier.trunk.parameters()).device.type
+        identity = fingerprint(
+            "frozen",
+            weights=weights,
+            layers=classifier.frozen_layers,
+            one=self._read_one,
+            autocast=classifier.autocast,
+            device=device,
+            # Other sums on other machines: a rerun with the stored count finds the same bits.
+            threads=torch.get_num_threads() if device == "cpu" else 0,
+            torch=str(torch.__version__),
+        )
+        self._folder = cache_dir / _FOLDER / identity.short
+
+    def states(self, tokens: Sequence[Tokens]) -> list[torch.Tensor] | None:
+        """States of each text, ``[tokens, width]`` (or ``[1, width]``), memory-mapped.
+
+        Returns:
+            None where the cache would not hold them, or this model does not give equal scores
+            from cached states.
+
+        Raises:
+            UserError: the cache folder cannot be written.
+        """
+        keys = [_key(t) for t in tokens]
+        if any(key not in self._known for key in keys):
+            self._read_shards()
+        missing = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if missing:
+            asked = [tokens[i] for i in missing.values()]
+            if not self._room_for(asked):
+                return None
+            was_training = self.classifier.model.training
+            self.classifier.model.eval()
+            fresh = [self._run(t) for t in asked]
+            exact = self._is_exact(asked[0], fresh[0])
+            self.classifier.model.train(was_training)
+            if not exact:
+                return None
+            self._write_shard(list(missing), fresh)
+        self.computed += len(missing)
+        self.reused += len(keys) - len(missing)
+        return [self._known[key] for key in keys]
+
+    def _run(self, tokens: Tokens) -> torch.Tensor:
+        device = next(self.classifier.trunk.parameters()).device
+        rows = pad_rows([tokens], np.array([0]), self.classifier.pad_id, self.classifier.causal)
+        layer = layers_of(self.classifier.inner)[self.classifier.frozen_layers - 1]
+        found: list[torch.Tensor] = []
+
+        def keep(module: object, inputs: object, output: object) -> None:
+            found.append(output if isinstance(output, torch.Tensor) else output[0])  # type: ignore[index]
+            raise _Enough
+
+        handle = layer.register_forward_hook(keep)
+        try:
+            with torch.inference_mode():
+                self.classifier.scores(rows.to(device))
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        states = found[0][0].cpu()
+        if self._read_one:
+            states = states[-1:] if self.classifier.causal else states[:1]
+        return states.clone()
+
+    def _is_exact(self, tokens: Tokens, states: torch.Tensor) -> bool:
+        """Whether scores from cached states are those of the whole model, tried on one text."""
+        device = next(self.classifier.trunk.parameters()).device
+        plain = self.classifier.rows([tokens], None, len(tokens.ids))
+        cached = self.classifier.rows([tokens], None, len(tokens.ids), [states])
+        with torch.inference_mode():
+            a, b = (self.classifier.scores(r[0].to(device)) for r in (plain, cached))
+        return bool((a - b).abs().max() <= (0.05 if self.classifier.autocast else 1e-4))
+
+    def _reads_first_token(self) -> bool:
+        """Whether an encoder's score hangs on its first token's state alone."""
+        pooling = getattr(self.classifier.inner.config, "classifier_pooling", "cls")
+        return pooling == "cls"
+
+    def _room_for(self, tokens: Sequence[Tokens]) -> bool:
+        config = self.classifier.inner.config.get_text_config()
+        count = len(tokens) if self._read_one else sum(len(t.ids) for t in tokens)
+        wanted = count * int(config.hidden_size) * (2 if self.classifier.autocast else 4)
+        if wanted + _size(self._folder) > self.max_bytes:
+            return False
+        others = [p for p in _folders(self._folder.parent) if p != self._folder]
+        for path in sorted(others, key=lambda p: p.stat().st_mtime):
+            if wanted + _size(self._folder.parent) <= self.max_bytes:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+        return True
+
+    def _read_shards(self) -> None:
+        if not self._folder.is_dir():
+            return
+        os.utime(self._folder)
+        for path in sorted(self._folder.glob("shard-*")):
+            if path.name in self._read:
+                continue
+            keys = (path / "keys.txt").read_text().split()
+            ends = np.load(path / "ends.npy")
+            table = np.load(path / "states.npy", mmap_mode="r")
+            starts = np.concatenate([[0], ends[:-1]])
+            for key, start, end in zip(keys, starts, ends, strict=True):
+                self._known[key] = _as_states(table[start:end])
+            self._read.add(path.name)
+
+    def _write_shard(self, keys: list[str], states: list[torch.Tensor]) -> None:
+        name = "shard-" + hashlib.blake2b("".join(keys).encode(), digest_size=8).hexdigest()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".shard-", dir=self._folder))
+        except OSError as error:
+            raise UserError(f"cannot write to {self._folder}: {error.strerror}") from None
+        try:
+            (scratch / "keys.txt").write_text("\n".join(keys))
+            np.save(scratch / "ends.npy", np.cumsum([len(s) for s in states]))
+            np.save(scratch / "states.npy", _as_array(torch.cat(states)))
+            if not (self._folder / name).exists():
+                os.replace(scratch, self._folder / name)
+        except OSError:
+            if not (self._folder / name).exists():
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._read_shards()
+
+
+class _Enough(Exception):
+    """The states are there: the layers behind need not run."""
+
+
+def remove_frozen_states(cache_dir: Path) -> None:
+    """Remove all cached states."""
+    shutil.rmtree(cache_dir / _FOLDER, ignore_errors=True)
+
+
+def _key(tokens: Tokens) -> str:
+    digest = hashlib.blake2b(tokens.ids.astype("<i4").tobytes(), digest_size=16)
+    digest.update(str(tokens.second_segment if tokens.has_types else -1).encode())
+    return digest.hexdigest()
+
+
+def _as_array(states: torch.Tensor) -> np.ndarray:
+    """NumPy has no bfloat16: its bits are kept as int16."""
+    if states.dtype == torch.bfloat16:
+        return states.view(torch.int16).numpy()
+    return states.float().numpy()
+
+
+def _as_states(table: np.ndarray) -> torch.Tensor:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the map is read-only, and nothing writes to it
+        states = torch.from_numpy(table)
+    return states.view(torch.bfloat16) if table.dtype == np.int16 else states
+
+
+def _folders(path: Path) -> list[Path]:
+    return [p for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else 0

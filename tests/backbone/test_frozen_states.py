@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rmexp.backbone.batching import score_in_groups
+from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.frozen import FrozenStates, remove_frozen_states
+from rmexp.backbone.load import load_sequence_classifier
+from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.sources import weights_fingerprint
+from rmexp.backbone.text import TextTemplate, Tokens
+from rmexp.preferences.pair import prompt_from_text
+
+PROMPTS = ["one", "one", "two words " * 5, "x"]
+RESPONSES = ["yes", "certainly not", "maybe", "a longer answer " * 3]
+FAMILIES = [[0, 1], [2], [3]]
+
+
+def make(
+    path: Path, kind: str, cache: Path, room: int = 1 << 30
+) -> tuple[Classifier, FrozenStates]:
+    classifier = load_sequence_classifier(path, seed=2, peft=PeftOptions(kind=kind, last_k=1))
+    return classifier, FrozenStates(classifier, weights_fingerprint(path), cache, room)
+
+
+def tokens_of(classifier: Classifier) -> list[Tokens]:
+    template = TextTemplate(
+        classifier.tokenizer, name="auto", max_length=128, causal=classifier.causal
+    )
+    return template.encode([prompt_from_text(p) for p in PROMPTS], RESPONSES)
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+@pytest.mark.parametrize("families", [None, FAMILIES], ids=["plain", "shared"])
+def test_scores_and_gradients_equal_uncached(
+    model: str, kind: str, families: list[list[int]] | None, request, tmp_path: Path
+):
+    classifier, frozen = make(request.getfixturevalue(model), kind, tmp_path)
+    tokens = tokens_of(classifier)
+    states = frozen.states(tokens)
+    assert states is not None
+
+    def run(cached: list[torch.Tensor] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        classifier.model.zero_grad()
+        rows = classifier.rows(tokens, families, 200, cached)
+        scores = score_in_groups(rows, classifier.scores, len(tokens))
+        scores.square().sum().backward()
+        trained = [p.grad for p in classifier.model.parameters() if p.requires_grad]
+        return scores.detach(), [g for g in trained if g is not None]
+
+    plain, plain_gradients = run(None)
+    cached, gradients = run(states)
+    assert cached == pytest.approx(plain, abs=1e-6)
+    for a, b in zip(gradients, plain_gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_frozen_layers_do_not_run_again(tiny: Path, tmp_path: Path):
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    tokens = tokens_of(classifier)
+    states = frozen.states(tokens)
+    ran = []
+    first, second = classifier.trunk.layers
+    first.self_attn.register_forward_hook(lambda *a: ran.append("frozen"))
+    second.self_attn.register_forward_hook(lambda *a: ran.append("trained"))
+    for rows in classifier.rows(tokens, None, 500, states):
+        classifier.scores(rows)
+    assert set(ran) == {"trained"}
+    classifier.scores(classifier.rows(tokens, None, 500)[0])
+    assert "frozen" in ran
+
+
+def test_another_trial_finds_the_same_bits_whatever_it_asks_first(tiny: Path, tmp_path: Path):
+    classifier, frozen = make(tiny, "last_k", tmp_path / "a")
+    tokens = tokens_of(classifier)
+    made = frozen.states(tokens)
+    other = make(tiny, "last_k", tmp_path / "b")[1]
+    other.states(tokens[2:])
+    again = other.states(tokens)
+    assert made is not None
+    assert again is not None
+    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+
+    found = make(tiny, "last_k", tmp_path / "a")[1]
+    found.states(tokens[::-1])
+    assert (found.computed, found.reused) == (0, 4)
+
+
+def test_the_head_alone_keeps_one_token_a_text(tiny: Path, tiny_encoder: Path, tmp_path: Path):
+    for path in (tiny, tiny_encoder):
+        classifier, frozen = make(path, "head_only", tmp_path)
+        states = frozen.states(tokens_of(classifier))
+        assert states is not None
+        assert {len(s) for s in states} == {1}
+
+
+def test_other_weights_and_layers_are_other_states(tiny: Path, tiny_encoder: Path, tmp_path: Path):
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    frozen.states(tokens_of(classifier))
+    head, other = make(tiny, "head_only", tmp_path)
+    other.states(tokens_of(head))
+    assert other.reused == 0
+    assert len(list((tmp_path / "frozen").iterdir())) == 2
+
+
+def test_the_cache_is_bounded_and_removable(tiny: Path, tmp_path: Path):
+    classifier, frozen = make(tiny, "last_k", tmp_path, room=1000)
+    tokens = tokens_of(classifier)
+    assert frozen.states(tokens) is None
+    assert not (tmp_path / "frozen").exists()
+
+    size = sum(len(t.ids) for t in tokens) * 64 * 4
+    old = make(tiny, "head_only", tmp_path)[1]
+    old.states(tokens)
+    new = make(tiny, "last_k", tmp_path, room=size + 600)[1]
+    assert new.states(tokens) is not None
+    assert len(list((tmp_path / "frozen").iterdir())) == 1
+    remove_frozen_states(tmp_path)
+    assert not (tmp_path / "frozen").exists()
+
+
+def test_a_model_whose_cached_scores_differ_is_not_cached(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    monkeypatch.setattr(frozen, "_run", lambda t: torch.zeros(len(t.ids), 64))
+    assert frozen.states(tokens_of(classifier)) is None
+    assert np.all([not p.name.startswith("shard") for p in tmp_path.rglob("*")])

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
+
+from rmexp.backbone.batching import score_in_groups
+from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.packing import MaskLayout, common_prefix, shared_rows
+from rmexp.backbone.text import Tokens
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "num_labels": 1,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES),
+    "qwen3": Qwen3Config(**SIZES),
+    "mistral with a window of 6": MistralConfig(**SIZES, sliding_window=6),
+    "gemma3 with a window of 5": Gemma3TextConfig(
+        **SIZES,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64, pad_token_id=0, num_labels=1
+    ),
+}
+
+
+class _Pad:
+    pad_token_id = 0
+
+
+def classifier_of(config: Any) -> Classifier:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():  # large weights: a wrong mask must show
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return Classifier(model, _Pad(), True, PeftOptions())
+
+
+def sequence(ids: np.ndarray) -> Tokens:
+    return Tokens(ids.astype(np.int32), len(ids), False, 0, 0)
+
+
+def families() -> tuple[list[Tokens], list[list[int]]]:
+    draw = np.random.default_rng(1).integers
+    tokens, groups = [], []
+    for prefix, tails in ((12, (5, 9)), (3, (1, 1)), (20, (4, 2, 7)), (0, (6, 3)), (8, (2,))):
+        begin = draw(1, 90, prefix)
+        groups.append(list(range(len(tokens), len(tokens) + len(tails))))
+        tokens += [sequence(np.concatenate([begin, draw(1, 90, n)])) for n in tails]
+    return tokens, groups
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shared_rows_give_the_scores_and_gradients_of_plain_ones(name: str):
+    classifier = classifier_of(CONFIGS[name])
+    tokens, groups = families()
+    assert classifier.layout is not None
+
+    def run(families: Any, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
+        classifier.model.zero_grad()
+        rows = classifier.rows(tokens, families, budget)
+        scores = score_in_groups(rows, classifier.scores, len(tokens))
+        (scores * torch.linspace(-1, 1, len(tokens))).sum().backward()
+        gradients = [p.grad.flatten() for p in classifier.model.parameters() if p.grad is not None]
+        return scores.detach(), torch.cat(gradients)
+
+    alone = torch.cat(
+        [classifier.model(input_ids=torch.tensor(t.ids[None].astype(int))).logits for t in tokens]
+    )[:, 0].detach()
+    plain, plain_gradient = run(None, 1)
+    assert plain == pytest.approx(alone, abs=1e-5)
+    for budget in (16, 64, 1000):
+        shared, gradient = run(groups, budget)
+        assert shared == pytest.approx(alone, abs=1e-5)
+        assert torch.allclose(gradient, plain_gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_sharing_runs_fewer_tokens():
+    tokens, groups = families()
+    classifier = classifier_of(CONFIGS["llama"])
+    shared = sum(r.tokens for r in classifier.rows(tokens, groups, 1000))
+    assert sum(len(t.ids) for t in tokens) - shared == 12 + 3 + 2 * 20
+
+
+def test_a_model_that_cannot_share_runs_plain(monkeypatch: pytest.MonkeyPatch):
+    """Positions that a model ignores would give other scores: trying tells."""
+    classifier = classifier_of(CONFIGS["llama"])
+    original = type(classifier.trunk).forward
+
+    def deaf(self: Any, *args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(classifier.trunk), "forward", deaf)
+    assert classifier.layout is None
+    tokens, groups = families()
+    assert all(r.position_ids is None for r in classifier.rows(tokens, groups, 100))
+
+
+def test_layers_of_other_kinds_do_not_share():
+    config = Qwen3Config(**SIZES)
+    config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    assert MaskLayout.of(config) is None
+
+
+def test_a_row_is_prefix_then_tails_with_positions_going_on():
+    tokens = [sequence(np.array([5, 6, 7, 8])), sequence(np.array([5, 6, 9]))]
+    (rows,) = shared_rows(
+        tokens, [[0, 1]], token_budget=100, pad_id=0, layout=MaskLayout("one", None)
+    )
+    assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert rows.position_ids is not None
+    assert rows.position_ids.tolist() == [[0, 1, 2, 3, 2]]
+    assert rows.column.tolist() == [3, 4]
+    assert isinstance(rows.attention_mask, torch.Tensor)
+    assert rows.attention_mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 1],
+    ]
+
+
+def test_the_prefix_leaves_each_a_token_of_its_own():
+    same = np.array([1, 2, 3])
+    assert common_prefix([same, same]) == 2
+    assert common_prefix([np.array([1]), np.array([2, 3])]) == 0
