@@ -23,3 +23,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set RMEXP_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> list[str]:
+    """Overrides that make a trial take about a second: tiny model, instant rater, no tracker."""
+    return [
+        "model=tiny",
+        "rater=custom",
+        "rater.target=word_rater:WordRater",
+        "rules.ids=[answers_innocent_alarm,privacy_placeholder]",
+        "data.limit=40",
+        "r=1",
+        "epochs=1",
+        "tracker=none",
+        "trainer.threads=1",
+        f"output_dir={tmp_path / 'outputs'}",
+        f"cache_dir={tmp_path / 'cache'}",
+    ]

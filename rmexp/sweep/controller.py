@@ -190,13 +190,16 @@ class Controller:
             record = TrialRecord.read(self.folder.trial(orphan.number))
         except UserError:
             return False
-        if record.state != "complete" or record.objective is None:
+        if record.state == "failed" or record.objective is None:
             return False
         trial = _handle(self.study, orphan)
         for name in ("reason", "metrics"):
             trial.set_user_attr(name, getattr(record, name))
-        self.study.tell(orphan.number, record.objective)
-        self._tell_progress(f"trial {orphan.number} had finished: {record.objective:.4f}")
+        if record.state == "pruned":
+            self.study.tell(orphan.number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(orphan.number, record.objective)
+        self._tell_progress(f"trial {orphan.number} had finished ({record.state})")
         return True
 
     def _remove_unwanted_models(self) -> None:

@@ -75,7 +75,9 @@ def check_before_anything_heavy(config: TrialConfig) -> None:
     if config.data.source == "files" and not Path(str(config.data.path)).exists():
         raise UserError(f"data.path: no such file or folder: {config.data.path}")
     from rmexp.backbone.sources import check_model_name
+    from rmexp.evaluation.objective import check_objective
 
+    check_objective(config.evaluation.objective)
     check_model_name(config.model.name, "model.name")
     cache = Path(config.cache_dir)
     try:
@@ -103,6 +105,13 @@ def rater(config: TrialConfig) -> Rater:
     if options.kind == "custom":
         return _custom_rater(options.target, options.options)
     raise UserError(f"rater.kind: '{options.kind}' is not available in this version")
+
+
+def relevance_encoder(config: TrialConfig, rater: Rater) -> SentenceEncoder | None:
+    """What gives relevance for a rater that measures none and embeds nothing itself."""
+    if getattr(rater, "embedder", None) is not None or getattr(rater, "gives_relevance", False):
+        return None
+    return sentence_encoder(config.rater.encoder, Path(config.cache_dir))
 
 
 def selector(config: TrialConfig, rules: RuleSet) -> Selector:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
-from rmexp.evaluation.objective import evaluate_objective
+from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.preferences import PreferenceEvaluation, evaluate_preferences
 from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
@@ -218,7 +218,14 @@ def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> PairRatings:
     rater = assembly.rater(config)
     trial.identify("rater", rater.fingerprint)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
-        ratings = rate_pairs(pairs, rules, rater, store, on_missing=config.rating.on_missing)
+        ratings = rate_pairs(
+            pairs,
+            rules,
+            rater,
+            store,
+            on_missing=config.rating.on_missing,
+            embedder=assembly.relevance_encoder(config, rater),
+        )
     trial.metrics["ratings/rated"] = ratings.rated
     trial.metrics["ratings/reused"] = ratings.reused
     return ratings
@@ -261,9 +268,12 @@ def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None)
     def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
         trial.history.append({"epoch": epoch, **metrics})
         trial.tracker.log(dict(metrics), step_metric="epoch", step=epoch)
-        value = metrics.get(f"validation/{config.evaluation.objective}")
-        if value is None:
+        part = "validation/"
+        known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
+        # An objective over what only the full evaluation measures cannot be reported early.
+        if not set(names_in(config.evaluation.objective)) <= known.keys():
             return
+        value = evaluate_objective(config.evaluation.objective, known)
         trial.objective = value
         if report is not None and report(epoch, value) and epoch < config.epochs:
             raise Pruned(f"pruned after epoch {epoch} at {config.evaluation.objective}={value:.4f}")

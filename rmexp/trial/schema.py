@@ -121,6 +121,7 @@ class OpenAIConfig(Section):
     base_url: str | None = Field(None, description="endpoint; None for the default")
     concurrency: int = Field(16, ge=1, description="requests in flight")
     max_cost: float | None = Field(None, gt=0, description="stop before spending more (dollars)")
+    encoder: str = Field("minilm", description="unused where the model gives P(Irrelevant)")
 
 
 class RecordedConfig(Section):
