@@ -6,12 +6,16 @@ its labels, gamma, r, learning rate or seed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,8 +67,6 @@ class FrozenStates:
             one=self._read_one,
             autocast=classifier.autocast,
             device=device,
-            # Other sums on other machines: a rerun with the stored count finds the same bits.
-            threads=torch.get_num_threads() if device == "cpu" else 0,
             torch=str(torch.__version__),
         )
         self._folder = cache_dir / _FOLDER / identity.short
@@ -89,7 +91,7 @@ class FrozenStates:
                 return None
             was_training = self.classifier.model.training
             self.classifier.model.eval()
-            fresh = [self._run(t) for t in asked]
+            fresh = self._run_all(asked)
             exact = self._is_exact(asked[0], fresh[0])
             self.classifier.model.train(was_training)
             if not exact:
@@ -99,28 +101,39 @@ class FrozenStates:
         self.reused += len(keys) - len(missing)
         return [self._known[key] for key in keys]
 
-    def _run(self, tokens: Tokens) -> torch.Tensor:
+    def _run_all(self, tokens: Sequence[Tokens]) -> list[torch.Tensor]:
+        """States of texts, each run alone; on a CPU, as many at once as there are threads."""
         device = next(self.classifier.trunk.parameters()).device
-        rows = pad_rows([tokens], np.array([0]), self.classifier.pad_id, self.classifier.causal)
         layer = layers_of(self.classifier.inner)[self.classifier.frozen_layers - 1]
-        found: list[torch.Tensor] = []
+        local = threading.local()
 
-        def keep(module: object, inputs: object, output: object) -> None:
-            found.append(output if isinstance(output, torch.Tensor) else output[0])  # type: ignore[index]
+        def keep(module: object, inputs: object, output: Any) -> None:
+            local.found = output if isinstance(output, torch.Tensor) else output[0]
             raise _Enough
 
-        handle = layer.register_forward_hook(keep)
-        try:
-            with torch.inference_mode():
+        def run(item: Tokens) -> torch.Tensor:
+            causal = self.classifier.causal
+            rows = pad_rows([item], np.array([0]), self.classifier.pad_id, causal)
+            with contextlib.suppress(_Enough), torch.inference_mode():
                 self.classifier.scores(rows.to(device))
-        except _Enough:
-            pass
+            states = local.found[0].cpu()
+            if self._read_one:
+                states = states[-1:] if causal else states[:1]
+            return states.clone()
+
+        handle = layer.register_forward_hook(keep)
+        threads = torch.get_num_threads()
+        try:
+            if device.type != "cpu":
+                return [run(item) for item in tokens]
+            # One thread a text: short texts leave nothing to share out, and the sums are then the
+            # same bits at any thread count.
+            torch.set_num_threads(1)
+            with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+                return list(pool.map(run, tokens))
         finally:
+            torch.set_num_threads(threads)
             handle.remove()
-        states = found[0][0].cpu()
-        if self._read_one:
-            states = states[-1:] if self.classifier.causal else states[:1]
-        return states.clone()
 
     def _is_exact(self, tokens: Tokens, states: torch.Tensor) -> bool:
         """Whether scores from cached states are those of the whole model, tried on one text."""

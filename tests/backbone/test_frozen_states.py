@@ -128,6 +128,8 @@ def test_a_model_whose_cached_scores_differ_is_not_cached(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     classifier, frozen = make(tiny, "last_k", tmp_path)
-    monkeypatch.setattr(frozen, "_run", lambda t: torch.zeros(len(t.ids), 64))
+    monkeypatch.setattr(
+        frozen, "_run_all", lambda all_: [torch.zeros(len(t.ids), 64) for t in all_]
+    )
     assert frozen.states(tokens_of(classifier)) is None
     assert np.all([not p.name.startswith("shard") for p in tmp_path.rglob("*")])
