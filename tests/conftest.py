@@ -32,7 +32,7 @@ def quick(tmp_path: Path) -> list[str]:
         "model=tiny",
         "rater=custom",
         "rater.target=word_rater:WordRater",
-        "rules.ids=[answers_innocent_alarm,privacy_placeholder]",
+        "rules.ids=[answers_alarming_wording,no_invented_intent,offers_safe_alternative]",
         "data.limit=40",
         "r=1",
         "epochs=1",

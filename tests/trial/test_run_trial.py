@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmexp.errors import UserError
+from rmexp.labelling import preference_labels
+from rmexp.preferences import Pair, prompt_from_text
+from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.run import run_trial, training_pairs
+from rmexp.trial.schema import TrialConfig, trial_config
+
+RULES = ["answers_alarming_wording", "no_invented_intent", "offers_safe_alternative"]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> dict:
+    return {
+        "r": 1,
+        "epochs": 1,
+        "data": {"limit": 40},
+        "rules": {"ids": RULES},
+        "rater": {
+            "kind": "custom",
+            "target": "word_rater:WordRater",
+            "options": {"counter": str(tmp_path / "asked")},
+        },
+        "model": {"name": "tiny"},
+        "trainer": {"threads": 1},
+        "tracker": {"kind": "none"},
+        "cache_dir": str(tmp_path / "cache"),
+    }
+
+
+def test_a_trial_runs_the_whole_line_and_writes_its_record(plain: dict, tmp_path: Path) -> None:
+    record = run_trial(
+        trial_config(plain), directory=tmp_path / "t", identity=TrialIdentity("s", 4)
+    )
+    assert record.state == "complete"
+    assert record.objective == record.metrics["validation/accuracy"]
+    assert TrialRecord.read(tmp_path / "t") == record
+    assert record.metrics["ratings/rated"] == record.report["split"]["train"] * 2 * len(RULES)
+    assert {"pairs", "train", "validation", "test", "rules", "rater", "model", "code"} <= set(
+        record.fingerprints
+    )
+    assert not any(name.startswith("test/") for name in record.metrics)
+    assert (tmp_path / "t" / "model" / "model.safetensors").is_file()
+
+
+def test_the_same_config_gives_the_same_bits(plain: dict, tmp_path: Path) -> None:
+    one = run_trial(trial_config(plain), directory=tmp_path / "1")
+    two = run_trial(trial_config(plain), directory=tmp_path / "2")
+    other = run_trial(trial_config({**plain, "seed": 1}), directory=tmp_path / "3")
+    weights = [
+        (tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("1", "2", "3")
+    ]
+    assert weights[0] == weights[1] != weights[2]
+    assert one.metrics["validation/loss"] == two.metrics["validation/loss"]
+    assert one.metrics["validation/loss"] != other.metrics["validation/loss"]
+
+
+def test_the_second_trial_rates_nothing(plain: dict, tmp_path: Path) -> None:
+    run_trial(trial_config(plain), directory=tmp_path / "1")
+    asked = (tmp_path / "asked").read_text()
+    second = run_trial(
+        trial_config({**plain, "gamma": 0.25, "r": 2, "learning_rate": 1e-3}),
+        directory=tmp_path / "2",
+    )
+    assert second.metrics["ratings/rated"] == 0
+    assert second.metrics["ratings/reused"] > 0
+    assert (tmp_path / "asked").read_text() == asked
+
+
+def test_a_missing_rating_is_an_error_where_asked_for(plain: dict, tmp_path: Path) -> None:
+    config = trial_config({**plain, "rating": {"on_missing": "error"}})
+    record = run_trial(config, directory=tmp_path / "t")
+    assert record.state == "failed"
+    assert "ratings are missing" in record.reason
+
+
+def test_training_never_sees_the_human_preference(plain: dict, tmp_path: Path) -> None:
+    """Flipping every training preference changes nothing of what is trained."""
+    pairs = [
+        {
+            "id": f"p{i}",
+            "prompt": f"Question number {i}?",
+            "response_a": f"An answer with {i} words or so.",
+            "response_b": f"No, not for question {i * 7}.",
+            "preference": "a",
+        }
+        for i in range(30)
+    ]
+    losses = []
+    for n, flip in enumerate((False, True)):
+        path = tmp_path / f"pairs{n}.jsonl"
+        rows = [{**p, "preference": "b"} if flip else p for p in pairs]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = trial_config({**plain, "data": {"source": "files", "path": str(path)}})
+        record = run_trial(config, directory=tmp_path / f"t{n}")
+        losses.append(record.metrics["train/pairs"])
+    assert losses[0] == losses[1]
+    weights = [(tmp_path / f"t{n}/model/model.safetensors").read_bytes() for n in (0, 1)]
+    assert weights[0] == weights[1]
+
+
+def test_pairs_without_preference_train_but_cannot_be_measured(
+    plain: dict, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Q{i}", "response_a": f"yes {i}", "response_b": f"no {i}"} for i in range(20)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": "files", "path": str(path)}
+    record = run_trial(trial_config({**plain, "data": data}), directory=tmp_path / "1")
+    assert record.state == "failed"
+    assert "no validation pair has a human preference" in record.reason
+    data["split"] = {"train": 1.0, "validation": 0.0, "test": 0.0}
+    record = run_trial(trial_config({**plain, "data": data}), directory=tmp_path / "2")
+    assert record.state == "complete"
+    assert record.objective is None
+    assert (tmp_path / "2" / "model").is_dir()
+
+
+def test_pruning_stops_the_trial_and_says_where(plain: dict, tmp_path: Path) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def report(epoch: int, value: float) -> bool:
+        seen.append((epoch, value))
+        return epoch == 1
+
+    config = trial_config({**plain, "epochs": 3})
+    record = run_trial(config, directory=tmp_path / "t", report=report)
+    assert record.state == "pruned"
+    assert [epoch for epoch, _ in seen] == [1]
+    assert record.objective == seen[0][1]
+    assert "after epoch 1" in record.reason
+
+
+def test_a_formula_is_reported_each_epoch(plain: dict, tmp_path: Path) -> None:
+    seen: list[float] = []
+    config = trial_config(
+        {**plain, "epochs": 2, "evaluation": {"objective": "accuracy - 0.1 * loss"}}
+    )
+    record = run_trial(
+        config, directory=tmp_path / "t", report=lambda epoch, value: bool(seen.append(value))
+    )
+    assert len(seen) == 2
+    expected = record.metrics["validation/accuracy"] - 0.1 * record.metrics["validation/loss"]
+    assert record.objective == pytest.approx(expected)
+
+
+def test_a_crash_is_a_failed_record_with_the_traceback(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the machine\ncaught fire")
+
+    monkeypatch.setattr("rmexp.trial.run.train_reward_model", broken)
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "failed"
+    assert record.reason == "RuntimeError: the machine caught fire"
+    assert "in broken" in record.traceback
+    assert TrialRecord.read(tmp_path / "t").state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 4}, "r: 4 critical rules from a set of 3"),
+        ({"rules": {"ids": ["unheard_of"]}}, "no rule 'unheard_of'"),
+        ({"model": {"name": "/nowhere"}}, "model.name"),
+        ({"data": {"source": "files", "path": "/nowhere.jsonl"}}, "data.path"),
+        ({"evaluation": {"objective": "accuracy +"}}, "objective"),
+    ],
+)
+def test_what_cannot_run_is_told_before_anything_is_written(
+    plain: dict, tmp_path: Path, change: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run_trial(trial_config({**plain, **change}), directory=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_label_decides_which_response_is_chosen() -> None:
+    pairs = [Pair(f"p{i}", prompt_from_text("q"), "left", "right") for i in range(3)]
+    psi_a = np.array([[1.0], [-1.0], [0.5]])
+    psi_b = np.array([[-1.0], [0.0], [0.5]])
+    labels = preference_labels(psi_a, psi_b, np.zeros((3, 1), np.int64), tie="half")
+    base = {"cache_dir": "c", "loss": {"margin_scale": 2.0, "weight_by_margin": True}}
+    config = trial_config({**base, "selection": {"tie": "half"}})
+    trained = training_pairs(pairs, labels, config)
+    assert list(trained.chosen) == ["left", "right", "left"]
+    assert list(trained.rejected) == ["right", "left", "right"]
+    np.testing.assert_allclose(trained.margin, [2.0, 1.0, 0.0])
+    np.testing.assert_allclose(trained.target, [1.0, 1.0, 0.5])
+    np.testing.assert_allclose(trained.weight, [2.0, 1.0, 0.0])
+    dropped = preference_labels(psi_a, psi_b, np.zeros((3, 1), np.int64), tie="drop")
+    assert len(training_pairs(pairs, dropped, trial_config(base)).ids) == 2
+
+
+def test_without_a_tracker_wandb_is_never_imported(plain: dict, tmp_path: Path) -> None:
+    code = (
+        "import json, sys, pathlib\n"
+        "from rmexp.trial.schema import trial_config\n"
+        "from rmexp.trial.run import run_trial\n"
+        "r = run_trial(trial_config(json.loads(sys.argv[1])),"
+        " directory=pathlib.Path(sys.argv[2]))\n"
+        "assert r.state == 'complete', r.reason\n"
+        "assert 'wandb' not in sys.modules\n"
+    )
+    import os
+
+    environment = {**os.environ, "PYTHONPATH": "tests/doubles"}
+    subprocess.run(
+        [sys.executable, "-c", code, json.dumps(plain), str(tmp_path / "t")],
+        check=True,
+        env=environment,
+    )
+
+
+def test_the_config_is_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        TrialConfig(cache_dir="c").gamma = 2.0
