@@ -41,11 +41,11 @@ def pairs_fingerprint(pairs: Iterable[Pair]) -> Fingerprint:
     return fingerprint("pairs", count=len(rows), rows=fingerprint("rows", rows=rows).hexdigest)
 
 
-def read_starter() -> PreferenceData:
-    """The starter pairs that ship with rmexp, by category."""
+def read_starter(limit: int | None = None) -> PreferenceData:
+    """The starter pairs that ship with rmexp, by category; with a limit the first of them."""
     files = sorted(STARTER.glob("*.jsonl"))
     rows = (row for file in files for row in json_rows(file))
-    return _collect(rows, "starter", ColumnMap(), "error", seed=0, limit=None)
+    return _collect(rows, "starter", ColumnMap(), "error", seed=0, limit=limit)
 
 
 def read_files(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.errors import UserError
-from rmexp.preferences import PreferenceData, read_files, read_hub, read_starter
+from rmexp.preferences import (
+    Pair,
+    PreferenceData,
+    Splits,
+    read_files,
+    read_hub,
+    read_starter,
+    split_by_prompt,
+)
 from rmexp.rules import RuleSet, load_rule_set
 from rmexp.tracking import NullTracker, RunInfo, Tracker
-from rmexp.trial.schema import DataConfig, TrackerConfig, TrialConfig
+from rmexp.trial.schema import DataConfig, LabellingConfig, SplitConfig, TrackerConfig, TrialConfig
 
 if TYPE_CHECKING:
     from rmexp.backbone.embedding import SentenceEncoder
@@ -22,10 +30,7 @@ if TYPE_CHECKING:
 def read_pairs(config: DataConfig) -> PreferenceData:
     """The preference pairs that the config names."""
     if config.source == "starter":
-        data = read_starter()
-        if config.limit is None:
-            return data
-        return PreferenceData(data.pairs[: config.limit], data.report)
+        return read_starter(limit=config.limit)
     shared: dict[str, Any] = {
         "columns": config.columns,
         "on_invalid": config.on_invalid,
@@ -45,7 +50,18 @@ def read_pairs(config: DataConfig) -> PreferenceData:
     )
 
 
-def rule_set(config: TrialConfig) -> RuleSet:
+def split_pairs(pairs: Sequence[Pair], config: SplitConfig) -> Splits:
+    """The pairs in their three parts."""
+    return split_by_prompt(
+        pairs,
+        train=config.train,
+        validation=config.validation,
+        test=config.test,
+        seed=config.seed,
+    )
+
+
+def rule_set(config: LabellingConfig) -> RuleSet:
     """The rule set, checked against what the config asks of it.
 
     Raises:
@@ -65,7 +81,7 @@ def rule_set(config: TrialConfig) -> RuleSet:
     return rules
 
 
-def check_before_anything_heavy(config: TrialConfig) -> None:
+def check_before_anything_heavy(config: LabellingConfig) -> None:
     """Tell the mistakes that can be told without loading a model or reading all the data.
 
     Raises:
@@ -74,11 +90,12 @@ def check_before_anything_heavy(config: TrialConfig) -> None:
     rule_set(config)
     if config.data.source == "files" and not Path(str(config.data.path)).exists():
         raise UserError(f"data.path: no such file or folder: {config.data.path}")
-    from rmexp.backbone.sources import check_model_name
-    from rmexp.evaluation.objective import check_objective
+    if isinstance(config, TrialConfig):
+        from rmexp.backbone.sources import check_model_name
+        from rmexp.evaluation.objective import check_objective
 
-    check_objective(config.evaluation.objective)
-    check_model_name(config.model.name, "model.name")
+        check_objective(config.evaluation.objective)
+        check_model_name(config.model.name, "model.name")
     cache = Path(config.cache_dir)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -94,7 +111,7 @@ def sentence_encoder(name: str, cache_dir: Path) -> SentenceEncoder:
     return SentenceEncoder(resolve_model(name, cache_dir))
 
 
-def rater(config: TrialConfig) -> Rater:
+def rater(config: LabellingConfig) -> Rater:
     """The rater that the config names."""
     options = config.rater
     cache = Path(config.cache_dir)
@@ -107,14 +124,14 @@ def rater(config: TrialConfig) -> Rater:
     raise UserError(f"rater.kind: '{options.kind}' is not available in this version")
 
 
-def relevance_encoder(config: TrialConfig, rater: Rater) -> SentenceEncoder | None:
+def relevance_encoder(config: LabellingConfig, rater: Rater) -> SentenceEncoder | None:
     """What gives relevance for a rater that measures none and embeds nothing itself."""
     if getattr(rater, "embedder", None) is not None or getattr(rater, "gives_relevance", False):
         return None
     return sentence_encoder(config.rater.encoder, Path(config.cache_dir))
 
 
-def selector(config: TrialConfig, rules: RuleSet) -> Selector:
+def selector(config: LabellingConfig, rules: RuleSet) -> Selector:
     """The strategy that chooses critical rules."""
     from rmexp.labelling import selectors
 

@@ -36,20 +36,10 @@ class EvaluateConfig(Section):
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score the chosen pairs and return the evaluation as plain data."""
-    from rmexp.preferences import split_by_prompt
     from rmexp.trial import assembly
+    from rmexp.trial.labelled import part_of
 
-    pairs = assembly.read_pairs(config.data).pairs
-    if config.part != "all":
-        split = config.data.split
-        splits = split_by_prompt(
-            pairs,
-            train=split.train,
-            validation=split.validation,
-            test=split.test,
-            seed=split.seed,
-        )
-        pairs = getattr(splits, config.part)
+    pairs = part_of(assembly.read_pairs(config.data), config.data, config.part)
     judged = [pair for pair in pairs if pair.preference is not None]
     if not judged:
         raise UserError(f"data: no pair of part '{config.part}' has a human preference")

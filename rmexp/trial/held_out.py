@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.errors import DriftError, UserError
-from rmexp.preferences import pairs_fingerprint, split_by_prompt
+from rmexp.preferences import pairs_fingerprint
 from rmexp.trial import assembly
 from rmexp.trial.record import MODEL, TrialRecord, write_json
 from rmexp.trial.schema import TrialConfig
@@ -17,14 +17,7 @@ FILE_NAME = "test.json"
 
 def test_pairs(config: TrialConfig) -> list[Any]:
     """The judged test pairs of a config."""
-    split = config.data.split
-    splits = split_by_prompt(
-        assembly.read_pairs(config.data).pairs,
-        train=split.train,
-        validation=split.validation,
-        test=split.test,
-        seed=split.seed,
-    )
+    splits = assembly.split_pairs(assembly.read_pairs(config.data).pairs, config.data.split)
     return list(splits.test)
 
 

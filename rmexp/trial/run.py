@@ -7,7 +7,7 @@ import time
 import traceback as traceback_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,8 @@ from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.preferences import PreferenceEvaluation, evaluate_preferences
-from rmexp.labelling.labels import Labels, preference_labels
-from rmexp.labelling.selectors import SelectionContext
-from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text, split_by_prompt
-from rmexp.rating.pairs import PairRatings, rate_pairs
-from rmexp.rating.store import RatingStore
+from rmexp.labelling.labels import Labels
+from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
@@ -29,6 +26,7 @@ from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import RunInfo, Tracker
 from rmexp.trial import assembly
+from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 from rmexp.trial.versions import code_fingerprint, library_versions
@@ -163,11 +161,11 @@ def _run(trial: _Trial, report: Report | None) -> None:
         rules = assembly.rule_set(config)
         splits = _read_splits(trial, rules)
     with trial.step("rate"):
-        ratings = _rate(trial, splits.train, rules)
+        rated = _rate(trial, splits.train, rules)
     with trial.step("label"):
-        labels, critical = _label(trial, splits.train, ratings, rules)
+        labelled = _label(trial, rated)
     with trial.step("train"):
-        _train(trial, splits, labels, report)
+        _train(trial, splits, labelled.labels, report)
     with trial.step("evaluate"):
         scorer = load_reward_model(trial.directory / MODEL)
         if splits.validation:
@@ -177,27 +175,15 @@ def _run(trial: _Trial, report: Report | None) -> None:
         if config.evaluation.test:
             evaluation = evaluate_preferences(scorer, _judged(splits.test, "test"))
             _note_evaluation(trial, "test", evaluation)
-    _log_samples(trial, splits.train, labels, critical, ratings, rules)
+    _log_samples(trial, labelled)
 
 
 def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
     config = trial.config
     data = assembly.read_pairs(config.data)
-    split = config.data.split
-    splits = split_by_prompt(
-        data.pairs,
-        train=split.train,
-        validation=split.validation,
-        test=split.test,
-        seed=split.seed,
-    )
+    splits = assembly.split_pairs(data.pairs, config.data.split)
     if config.data.train_limit is not None:
-        splits = Splits(
-            splits.train[: config.data.train_limit],
-            splits.validation,
-            splits.test,
-            splits.grouped,
-        )
+        splits = replace(splits, train=splits.train[: config.data.train_limit])
     trial.identify("pairs", data.fingerprint)
     for name in ("train", "validation", "test"):
         trial.identify(name, pairs_fingerprint(getattr(splits, name)))
@@ -213,52 +199,18 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
     return splits
 
 
-def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> PairRatings:
-    config = trial.config
-    rater = assembly.rater(config)
-    trial.identify("rater", rater.fingerprint)
-    with RatingStore(Path(config.cache_dir) / "ratings") as store:
-        ratings = rate_pairs(
-            pairs,
-            rules,
-            rater,
-            store,
-            on_missing=config.rating.on_missing,
-            embedder=assembly.relevance_encoder(config, rater),
-        )
-    trial.metrics["ratings/rated"] = ratings.rated
-    trial.metrics["ratings/reused"] = ratings.reused
-    return ratings
+def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
+    rated = rate(trial.config, pairs, rules)
+    trial.identify("rater", rated.rater)
+    trial.metrics["ratings/rated"] = rated.ratings.rated
+    trial.metrics["ratings/reused"] = rated.ratings.reused
+    return rated
 
 
-def _label(
-    trial: _Trial, pairs: Sequence[Pair], ratings: PairRatings, rules: RuleSet
-) -> tuple[Labels, np.ndarray]:
-    selector = assembly.selector(trial.config, rules)
-    critical = selector.select(
-        SelectionContext(pairs, ratings.psi_a, ratings.psi_b, ratings.relevance)
-    )
-    labels = preference_labels(
-        ratings.psi_a, ratings.psi_b, critical, tie=trial.config.selection.tie
-    )
-    kept = int(labels.kept.sum())
-    if not kept:
-        raise UserError(
-            "selection.tie: every pair is a tie and was dropped; use another r, gamma or tie"
-        )
-    human = np.array([{"a": 1, "b": 0, None: -1}[p.preference] for p in pairs])
-    known = labels.kept & (human >= 0)
-    trial.metrics |= {
-        "labels/kept": kept,
-        "labels/dropped_ties": len(pairs) - kept,
-        "labels/share_contradictory": float(labels.share_contradictory),
-        "labels/mean_margin": float(np.abs(labels.margin[labels.kept]).mean()),
-    }
-    if known.any():
-        # For information only: training never sees a human preference.
-        agreement = (labels.preferred[known] == human[known]).mean()
-        trial.metrics["labels/agreement_with_human"] = float(agreement)
-    return labels, critical
+def _label(trial: _Trial, rated: RatedPairs) -> LabelledPairs:
+    labelled = label(trial.config, rated)
+    trial.metrics |= labelled.metrics()
+    return labelled
 
 
 def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None) -> None:
@@ -352,19 +304,14 @@ def _note_evaluation(trial: _Trial, part: str, evaluation: PreferenceEvaluation)
     trial.report[part] = evaluation.to_plain()
 
 
-def _log_samples(
-    trial: _Trial,
-    pairs: Sequence[Pair],
-    labels: Labels,
-    critical: np.ndarray,
-    ratings: PairRatings,
-    rules: RuleSet,
-) -> None:
+def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
+    pairs, rules = labelled.rated.pairs, labelled.rated.rules
+    ratings, labels = labelled.rated.ratings, labelled.labels
     rows = []
     for i in range(min(_SAMPLES, len(pairs))):
         named = ", ".join(
             f"{rules.rules[c].id} ({ratings.psi_a[i, c]:+.2f} / {ratings.psi_b[i, c]:+.2f})"
-            for c in critical[i]
+            for c in labelled.critical[i]
         )
         label = {1: "A", 0: "B", -1: "dropped"}[int(labels.preferred[i])]
         rows.append(

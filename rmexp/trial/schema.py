@@ -182,6 +182,26 @@ class SelectionConfig(Section):
         return self
 
 
+class LabellingConfig(Section):
+    """From preference pairs to labels: what trials, `rmexp label` and the audit share."""
+
+    gamma: float = Field(1.0, ge=0, description="weight of relevance; inf is relevance alone")
+    r: int = Field(5, ge=1, description="critical rules per pair")
+    data: DataConfig = DataConfig()
+    rules: RulesConfig = RulesConfig()
+    rater: RaterConfig = ExemplarConfig()
+    rating: RatingConfig = RatingConfig()
+    selection: SelectionConfig = SelectionConfig()
+    cache_dir: str = Field(description="ratings, tokens and converted models, shared by trials")
+
+    @field_validator("gamma", mode="after")
+    @classmethod
+    def _gamma_is_a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("must be a number of 0 or above, or inf; got NaN")
+        return value
+
+
 class ModelConfig(Section):
     """The backbone of the reward model."""
 
@@ -260,33 +280,18 @@ class EvaluationConfig(Section):
     )
 
 
-class TrialConfig(Section):
+class TrialConfig(LabellingConfig):
     """One trial: one pass from preference pairs to the objective."""
 
-    gamma: float = Field(1.0, ge=0, description="weight of relevance; inf is relevance alone")
-    r: int = Field(5, ge=1, description="critical rules per pair")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
     epochs: int = Field(2, ge=1, description="passes over the training pairs")
     seed: int = Field(0, ge=0, description="of the score head, the order of pairs and dropout")
-    data: DataConfig = DataConfig()
-    rules: RulesConfig = RulesConfig()
-    rater: RaterConfig = ExemplarConfig()
-    rating: RatingConfig = RatingConfig()
-    selection: SelectionConfig = SelectionConfig()
     model: ModelConfig = ModelConfig()
     peft: PeftConfig = PeftConfig()
     loss: LossConfig = LossConfig()
     trainer: TrainerConfig = TrainerConfig()
     tracker: TrackerConfig = TrackerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    cache_dir: str = Field(description="ratings, tokens and converted models, shared by trials")
-
-    @field_validator("gamma", mode="after")
-    @classmethod
-    def _gamma_is_a_number(cls, value: float) -> float:
-        if math.isnan(value):
-            raise ValueError("must be a number of 0 or above, or inf; got NaN")
-        return value
 
     @field_validator("learning_rate", mode="after")
     @classmethod
