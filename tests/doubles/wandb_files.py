@@ -1,0 +1,63 @@
+"""Read what an offline W&B run wrote: LevelDB log framing around protobuf records."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+_HEADER = 7
+_BLOCK = 32 * 1024
+
+
+def records(path: Path) -> list[Any]:
+    """All records of one .wandb file."""
+    from wandb.proto import wandb_internal_pb2
+
+    raw = path.read_bytes()
+    assert raw.startswith(b":W&B"), path
+    position, partial, found = _HEADER, b"", []
+    while position + 7 <= len(raw):
+        left = _BLOCK - position % _BLOCK
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", raw[position : position + 7])
+        chunk = raw[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind == 0 and length == 0:
+            continue
+        partial = chunk if kind in (1, 2) else partial + chunk
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(partial)
+            found.append(record)
+    return found
+
+
+def run_of(directory: Path) -> dict[str, Any]:
+    """What the one offline run below a trial's directory logged."""
+    files = sorted(directory.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 1, files
+    run: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "exit_code": None}
+    for record in records(files[0]):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run["id"], run["group"] = record.run.run_id, record.run.run_group
+            run["job_type"], run["tags"] = record.run.job_type, list(record.run.tags)
+            for item in record.run.config.update:
+                run["config"][item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        elif kind == "history":
+            row = {
+                item.key or ".".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            }
+            run["history"].append(row)
+        elif kind == "summary":
+            for item in record.summary.update:
+                key = item.key or ".".join(item.nested_key)
+                run["summary"][key] = json.loads(item.value_json)
+        elif kind == "exit":
+            run["exit_code"] = record.exit.exit_code
+    return run
