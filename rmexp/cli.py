@@ -1,6 +1,7 @@
 """The command line: one small function per command.
 
-``train``, ``sweep`` and ``evaluate`` take Hydra overrides; the others take plain options. Nothing
+``train``, ``sweep``, ``evaluate``, ``label`` and ``rules audit`` take Hydra overrides; the others
+take plain options. Nothing
 heavy is imported before a command's configuration has been checked.
 """
 
@@ -30,9 +31,12 @@ usage: rmexp COMMAND ...
   rerun      a stored trial again                       rmexp rerun STUDY [--trial N]
   studies    the studies below the output folder        rmexp studies
   evaluate   a trained model on human preferences       rmexp evaluate model.path=FOLDER
+  label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
+  rules      what is wrong with a rule set              rmexp rules audit rules=core20
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep and evaluate take Hydra overrides and flags: KEY=VALUE, --cfg job, --config-dir DIR.
+train, sweep, evaluate, label and rules audit take Hydra overrides and flags: KEY=VALUE,
+--cfg job, --config-dir DIR.
 """
 
 
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": train,
         "sweep": sweep,
         "evaluate": evaluate,
+        "label": label,
+        "rules": rules,
         "best": best,
         "rerun": rerun,
         "studies": studies,
@@ -82,6 +88,18 @@ def sweep(words: list[str]) -> None:
 def evaluate(words: list[str]) -> None:
     """Score a trained model on human preferences."""
     _hydra("evaluate", words, _evaluate)
+
+
+def label(words: list[str]) -> None:
+    """Label pairs by their critical rules, into a file."""
+    _hydra("label", words, _label)
+
+
+def rules(words: list[str]) -> None:
+    """What is wrong with a rule set."""
+    if words[:1] != ["audit"]:
+        raise UserError("rules: use 'rmexp rules audit [KEY=VALUE ...]'")
+    _hydra("audit", words[1:], _audit)
 
 
 def best(words: list[str]) -> None:
@@ -236,6 +254,41 @@ def _evaluate(config: DictConfig) -> None:
     result = run_evaluation(checked(EvaluateConfig, plain))
     for name, value in result["metrics"].items():
         print(f"{name:42s} {value:.6g}")
+
+
+def _label(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.label import LabelConfig, label_file
+    from rmexp.trial.schema import checked
+
+    options = checked(LabelConfig, plain_config(config))
+    report, labelled = label_file(options)
+    print(report)
+    for name, value in labelled.metrics().items():
+        print(f"{name:42s} {value:.6g}")
+    print(f"labels: {options.out}")
+
+
+def _audit(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.audit import AuditConfig, audit
+    from rmexp.trial.schema import checked
+
+    options = checked(AuditConfig, plain_config(config))
+    report, audited, result = audit(options)
+
+    from rmexp.sweep.console import console
+    from rmexp.views.audit import categories_table, findings, picture, rules_table
+
+    out = console()
+    out.print(rules_table(result))
+    out.print(categories_table(result))
+    out.print(report, *findings(result), sep="\n", markup=False)
+    if options.picture is not None:
+        Path(options.picture).write_text(picture(result, audited), encoding="utf-8")
+    for path in (options.out, options.picture):
+        if path is not None:
+            out.print(f"written: {path}", markup=False)
 
 
 def _fresh_run_directory(output_dir: Path) -> Path:

@@ -11,7 +11,9 @@ from hydra.core.config_store import ConfigStore
 from rmexp.errors import UserError
 from rmexp.sweep import hydra_sweeper
 from rmexp.sweep.schema import StudyConfig
+from rmexp.trial.audit import AuditConfig
 from rmexp.trial.evaluate import EvaluateConfig
+from rmexp.trial.label import LabelConfig
 from rmexp.trial.schema import TrialConfig
 
 
@@ -36,8 +38,12 @@ def register(*sweep_folders: Path) -> None:
     store.store(name="trial_schema", node=schema_defaults(), provider="rmexp")
     sweep = {"sweep": StudyConfig().sweep.model_dump(mode="json")}
     store.store(name="sweep_schema", node=sweep, provider="rmexp")
-    evaluation = EvaluateConfig.defaults()
-    store.store(name="evaluate_schema", node=evaluation, provider="rmexp")
+    for name, command in (
+        ("evaluate", EvaluateConfig),
+        ("label", LabelConfig),
+        ("audit", AuditConfig),
+    ):
+        store.store(name=f"{name}_schema", node=command.defaults(), provider="rmexp")
     hydra_sweeper.register()
     for folder in sweep_folders:
         for path in sorted(folder.glob("*.yaml")):

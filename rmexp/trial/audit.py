@@ -1,0 +1,78 @@
+"""The command `rules audit`: a rule set's faults on some pairs by some rater."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rmexp.errors import UserError
+from rmexp.trial.schema import LabellingConfig
+
+if TYPE_CHECKING:
+    from rmexp.labelling.audit import PoolAudit
+    from rmexp.rules import RuleSet
+
+
+class AuditConfig(LabellingConfig):
+    """What is audited, and where the findings go."""
+
+    part: Literal["train", "validation", "test", "all"] = Field(
+        "train", description="which part of the split; rules mended by it have seen that part"
+    )
+    out: str | None = Field(None, description="a .json file for the findings")
+    picture: str | None = Field(None, description="an .html file for the picture")
+
+    @model_validator(mode="after")
+    def _every_rule_is_rated(self) -> AuditConfig:
+        if self.selection.strategy == "adapter":
+            raise ValueError("selection: an audit needs the ratings of every rule; use adaptive")
+        return self
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key that has a default; the rater's come from its config group."""
+        plain = cls(cache_dir="").model_dump(mode="json")
+        return {key: value for key, value in plain.items() if key != "rater"}
+
+
+def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
+    """Read, rate, select, and audit; writes the findings to ``config.out``.
+
+    Returns:
+        What was read and dropped, as text; the rules; the audit.
+
+    Raises:
+        UserError: naming what cannot be used, before anything is rated where that can be told.
+    """
+    from rmexp.labelling.audit import audit_rules
+    from rmexp.trial import assembly
+    from rmexp.trial.labelled import label, part_of, rate
+    from rmexp.trial.record import write_json
+
+    assembly.check_before_anything_heavy(config)
+    for key, path in (("out", config.out), ("picture", config.picture)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{key}: no folder {Path(path).absolute().parent} to write into")
+    rules = assembly.rule_set(config)
+    data = assembly.read_pairs(config.data)
+    labelled = label(config, rate(config, part_of(data, config.data, config.part), rules))
+    rated = labelled.rated
+    result = audit_rules(
+        rules, rated.pairs, rated.ratings.psi_a, rated.ratings.psi_b, labelled.critical
+    )
+    if config.out is not None:
+        write_json(
+            Path(config.out),
+            {
+                "rules_name": rules.name,
+                "part": config.part,
+                "gamma": config.gamma,
+                "r": config.r,
+                "rater": str(rated.rater),
+                "data": data.report.to_plain(),
+                **result.to_plain(),
+            },
+        )
+    return str(data.report), rules, result
