@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from rmexp.errors import UserError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from rmexp.sweep.controller import Progress
+    from rmexp.sweep.failures import FailureRow
     from rmexp.sweep.launch import SweepPlan
     from rmexp.sweep.study import StudyFolder
 
@@ -89,7 +91,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
     """The space, its size, and the first points that the sampler would propose."""
     import optuna
 
-    from rmexp.sweep.study import make_sampler
+    from rmexp.sweep.samplers import make_sampler
 
     out = console()
     sweep = plan.study.sweep
@@ -103,43 +105,117 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
         table.add_row(key, text)
     out.print(table)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=make_sampler(sweep.sampler, plan.space, 0))
+    sampler = make_sampler(
+        sweep.sampler,
+        plan.space,
+        0,
+        guarded=bool(sweep.guards),
+        objectives=len(sweep.directions),
+    )
+    study = optuna.create_study(sampler=sampler, directions=sweep.directions)
+    for point in sweep.enqueue:
+        study.enqueue_trial({k: plan.space.label(k, v) for k, v in point.items()})
     table = Table(*[d.key for d in plan.space.dimensions], title="first points")
     for _ in range(min(points, sweep.trials)):
-        trial = study.ask(plan.space.distributions)
-        table.add_row(*[_short(trial.params[d.key]) for d in plan.space.dimensions])
-        study.tell(trial, 0.0)
+        trial = study.ask()
+        params = plan.space.suggest(trial)
+        table.add_row(*[_short(params.get(d.key, "")) for d in plan.space.dimensions])
+        study.tell(trial, [0.0] * len(sweep.directions))
     out.print(table)
+    out.print(_expected_time(plan))
+
+
+def _expected_time(plan: SweepPlan) -> str:
+    """From the trials of the same study so far, on the slots of the executor."""
+    from rmexp.sweep.executors import make_executor
+    from rmexp.sweep.study import finished_trials, load_study
+
+    sweep, folder = plan.study.sweep, plan.folder
+    unknown = "expected time: unknown until trials of this study have finished"
+    if sweep.storage in (None, "journal") and not (
+        folder.database.exists() or folder.journal.exists()
+    ):
+        return unknown
+    done = finished_trials(load_study(plan.study.output_dir, folder.name, sweep.storage))
+    times = [
+        t.duration.total_seconds()
+        for t in done
+        if t.duration and "duplicate_of" not in t.user_attrs
+    ]
+    if not times:
+        return unknown
+    slots = make_executor(plan.study.executor, plan.trainer).slots
+    left = max(0, sweep.trials - len(done))
+    mean = sum(times) / len(times)
+    return (
+        f"expected time: about {_span(left * mean / slots)} for {left} trials "
+        f"({mean:.0f} s a trial over {len(times)} so far, {slots} at once)"
+    )
 
 
 def print_end(plan: SweepPlan) -> None:
     """The table of trials, the best one with its test accuracy, and what to do next."""
+    from rmexp.sweep.failures import failure_rows
     from rmexp.sweep.study import load_study
 
     assert plan.study.study is not None
     study = load_study(plan.study.output_dir, plan.study.study, plan.study.sweep.storage)
     out = console()
-    out.print(trials_table(study.get_trials(deepcopy=False), [k for k, _ in plan.space.describe()]))
-    print_best(study, plan.folder)
+    trials = study.get_trials(deepcopy=False)
+    keys = [k for k, _ in plan.space.describe()]
+    out.print(trials_table(trials, keys))
+    if rows := failure_rows(trials):
+        out.print(failures_table(rows))
+    if len(study.directions) > 1:
+        print_front(study, keys)
+    else:
+        print_best(study, plan.folder)
 
 
 def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
     """One row a trial."""
     table = Table("trial", "state", "objective", *keys, "agreement", "rated", "seconds")
     for trial in trials:
+        # Points of other studies and withdrawn claims are no trials of this one.
+        if {"warm_start", "withdrawn"} & trial.user_attrs.keys():
+            continue
         metrics = trial.user_attrs.get("metrics", {})
         seconds = trial.duration.total_seconds() if trial.duration else None
         agreement = metrics.get("labels/agreement_with_human")
         table.add_row(
             str(trial.number),
             trial.state.name.lower(),
-            "" if trial.value is None else f"{trial.value:.4f}",
+            ", ".join(f"{value:.4f}" for value in trial.values or ()),
             *[_short(trial.params.get(k, "")) for k in keys],
             "" if agreement is None else f"{agreement:.3f}",
             _short(metrics.get("ratings/rated", "")),
             "" if seconds is None else f"{seconds:.0f}",
         )
     return table
+
+
+def failures_table(rows: list[FailureRow]) -> Table:
+    """One row a kind of failure."""
+    table = Table("failure", "trials", "run again", "latest", title="failures")
+    for row in rows:
+        reason = str(row.latest.user_attrs.get("reason", ""))[:100]
+        latest = f"trial {row.latest.number}: {reason}"
+        table.add_row(row.kind, str(row.count), str(row.retried), Text(latest))
+    return table
+
+
+def print_front(study: Any, keys: list[str]) -> None:
+    """The trials that no other beats in every objective."""
+    from rmexp.sweep.study import front
+
+    out = console()
+    best = front(study)
+    if not best:
+        out.print("no trial is complete and keeps the guards")
+        return
+    out.print("\nfront: trials that no other beats in every objective")
+    out.print(trials_table(best, keys))
+    out.print("run one again: rmexp rerun STUDY --trial NUMBER", markup=False)
 
 
 def print_best(study: Any, folder: StudyFolder) -> None:

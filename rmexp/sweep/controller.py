@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rmexp.errors import UserError
+from rmexp.sweep.claims import Claims
+from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
+from rmexp.sweep.leases import BEATS_PER_LEASE, Observer, Registration
+from rmexp.sweep.ledger import ATTEMPT, CONTROLLER, DIRECTORY, RETRY_OF, Ledger, params_key
+from rmexp.sweep.outcome import Outcome
+from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
-from rmexp.sweep.study import FINISHED, StudyFolder
+from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
@@ -30,7 +38,7 @@ class Progress:
     Attributes:
         target: finished trials wanted in the study.
         complete, pruned, failed, running: trials by state.
-        best: best objective so far.
+        best: best objective so far; None with several objectives.
         best_number: the trial that has it.
         event: what has just happened, in words.
         seconds_left: estimate; None before the first trial of this run has ended.
@@ -48,8 +56,17 @@ class Progress:
 
 
 @dataclass
+class _Job:
+    """A trial of ours that runs."""
+
+    trial: Trial
+    started: float
+    stopped: Failure | None = None
+
+
+@dataclass
 class Controller:
-    """Runs a study up to its target.
+    """Runs a study up to its target, alone or beside other controllers.
 
     The target counts the finished (complete or pruned) trials of the study, not of this run: the
     same command after an interruption goes on to exactly that number.
@@ -71,8 +88,9 @@ class Controller:
     config_for: ConfigFor
     executor: Executor
     on_progress: Callable[[Progress], None] = lambda progress: None
-    _running: dict[int, Trial] = field(default_factory=dict)
+    _jobs: dict[int, _Job] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
+    _looked: float = -float("inf")
     _ended: int = 0
     _failures: int = 0
 
@@ -82,168 +100,250 @@ class Controller:
         Raises:
             UserError: more trials failed than ``sweep.max_failures`` allows.
         """
-        self._take_up_orphans()
+        self._ledger = Ledger(self.study)
+        registration = Registration(self.study, self.folder.locks)
+        self._observer = Observer(registration.id, self.folder.locks, self.config.lease)
+        target = self.config.trials
+        if self.config.sampler.kind == "grid":
+            # A point beyond the grid would repeat one in it.
+            target = min(target, int(self.space.size))
+        self._claims = Claims(self.study, self._ledger, registration.id, target)
+        self._enqueued = [
+            {k: self.space.label(k, v) for k, v in point.items()} for point in self.config.enqueue
+        ]
         try:
-            while True:
-                self._fill_slots()
-                if not self._running:
-                    return
-                for ended in self.executor.wait(self._on_report, timeout=1.0):
-                    self._settle(ended)
+            with registration.held(self.config.lease):
+                self._ledger.refresh()
+                self.study.sampler = make_sampler(
+                    self.config.sampler,
+                    self.space,
+                    len(self._ledger.trials),
+                    controller="" if registration.alone else registration.id,
+                    guarded=bool(self.config.guards),
+                    objectives=len(self.config.directions),
+                )
+                self._loop()
         finally:
             self.executor.close()
 
+    def _loop(self) -> None:
+        while True:
+            self._look_around()
+            self._fill_slots()
+            if self._jobs:
+                ended = self.executor.wait(self._on_report, timeout=1.0)
+                for one in ended:
+                    self._settle(one)
+                self._stop_late_trials()
+                if ended:
+                    self._ledger.refresh()
+            elif self._ledger.finished >= self._claims.target or self._is_late():
+                return
+            else:
+                # Others run the rest; should one of them die, its trials are ours to run again.
+                time.sleep(min(1.0, self.config.lease / BEATS_PER_LEASE))
+                self._ledger.refresh()
+
+    def _look_around(self) -> None:
+        """Fail the trials of dead controllers; now and then, as each look asks the storage."""
+        if time.monotonic() - self._looked < self.config.lease / BEATS_PER_LEASE:
+            return
+        self._looked = time.monotonic()
+        # The trials first: a controller registers before it starts any.
+        self._ledger.refresh()
+        living = self._observer.living(self.study)
+        for number, orphan in list(self._ledger.running.items()):
+            if orphan.user_attrs.get(CONTROLLER) not in living:
+                self._take_up(orphan)
+            elif orphan.user_attrs[CONTROLLER] == self._observer.me and number not in self._jobs:
+                # Ours, and yet it does not run: told while the storage did not answer.
+                self._take_up(orphan)
+        self._ledger.refresh()
+        for number, job in self._jobs.items():
+            if number not in self._ledger.running and job.stopped is None:
+                job.stopped = Failure("lost_worker", "given up by another controller")
+                self.executor.cancel(number)
+
+    def _take_up(self, orphan: FrozenTrial) -> None:
+        """End a dead controller's trial: by its record if it had finished, else as lost."""
+        number = orphan.number
+        trial = Trial(self.study, orphan._trial_id)
+        try:
+            record = TrialRecord.read(self.folder.trial(number))
+        except UserError:
+            record = None
+        if record is not None and record.state != "failed" and record.objectives:
+            if self._tell(trial, record):
+                self._say(f"trial {number} had finished ({record.state})")
+            return
+        failure = Failure("lost_worker", "interrupted: its controller ended")
+        if record is not None and record.state == "failed":
+            failure = Failure.of_record(record)
+        if self._claims.fail(trial, failure, self._retries(failure)):
+            self._say(f"trial {number} was interrupted: {self._then(number)}")
+
     def _fill_slots(self) -> None:
-        while len(self._running) < self.executor.slots and self._wants_more():
-            trial = self.study.ask(self.space.distributions)
+        while len(self._jobs) < self.executor.slots and self._claims.free and not self._is_late():
+            trial = self._claims.start(self._ledger.owed(self._enqueued))
+            if trial is None:
+                # Two that withdraw before each other must not keep step.
+                time.sleep(random.uniform(0, 0.05))
+                continue
+            self.space.suggest(trial)
             if not self._copy_duplicate(trial):
                 self._submit(trial)
 
-    def _wants_more(self) -> bool:
-        if self.config.timeout and time.monotonic() - self._started > self.config.timeout:
-            return False
-        finished = len(self.study.get_trials(deepcopy=False, states=FINISHED))
-        return finished + len(self._running) < self.config.trials
+    def _is_late(self) -> bool:
+        limit = self.config.timeout
+        return limit is not None and time.monotonic() - self._started > limit
 
     def _submit(self, trial: Trial) -> None:
+        number = trial.number
         config = self.config_for(self.space.values(trial.params))
         if config.trainer.threads is None:
+            threads = {"threads": self.executor.threads}
             config = config.model_copy(
-                update={
-                    "trainer": config.trainer.model_copy(update={"threads": self.executor.threads})
-                }
+                update={"trainer": config.trainer.model_copy(update=threads)}
             )
-        directory = self.folder.trial(trial.number)
-        trial.set_user_attr("directory", str(directory.relative_to(self.folder.root)))
-        identity = TrialIdentity(self.study.study_name, trial.number)
-        self._running[trial.number] = trial
-        self.executor.submit(TrialJob(identity, config.to_plain(), directory))
-        self._tell_progress(f"trial {trial.number} started: {_params(trial.params)}")
+        directory = self.folder.trial(number)
+        if not self._claims.note(trial, {DIRECTORY: str(directory.relative_to(self.folder.root))}):
+            self._ledger.refresh()
+            return
+        attempt = trial.user_attrs.get(ATTEMPT, 0)
+        identity = TrialIdentity(self.study.study_name, number, attempt)
+        self._jobs[number] = _Job(trial, time.monotonic())
+        job = TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
+        self.executor.submit(job)
+        self._say(f"trial {number} started: {_params(trial.params)}")
+
+    def _resume_from(self, trial: Trial) -> Path | None:
+        old = trial.user_attrs.get(RETRY_OF)
+        return None if old is None else self.folder.trial(old)
 
     def _copy_duplicate(self, trial: Trial) -> bool:
         """A point that is complete already is not trained twice: same config, same seed."""
-        for other in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if other.params == trial.params and other.number != trial.number:
-                trial.set_user_attr("duplicate_of", other.number)
-                trial.set_user_attr("directory", other.user_attrs["directory"])
-                self.study.tell(trial, other.values)
-                self._tell_progress(f"trial {trial.number} repeats trial {other.number}: copied")
-                return True
-        return False
+        other = self._ledger.complete.get(params_key(trial.params))
+        if other is None:
+            return False
+        copied = {
+            k: other.user_attrs[k] for k in (DIRECTORY, *Outcome.ATTRS) if k in other.user_attrs
+        }
+        if self._claims.note(trial, {"duplicate_of": other.number, **copied}):
+            self._claims.complete(trial, other.values)
+        self._ledger.refresh()
+        self._say(f"trial {trial.number} repeats trial {other.number}: copied")
+        return True
 
     def _on_report(self, number: int, epoch: int, value: float) -> bool:
-        trial = self._running[number]
-        trial.report(value, epoch)
-        return trial.should_prune()
+        trial = self._jobs[number].trial
+        try:
+            trial.report(value, epoch)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return True
+        return bool(trial.should_prune())
 
     def _settle(self, ended: Ended) -> None:
         number = ended.job.number
-        trial = self._running.pop(number)
+        job = self._jobs.pop(number)
         self._ended += 1
-        if ended.lost:
-            self._fail(trial, ended.lost)
+        failure = job.stopped
+        if failure is None and ended.lost:
+            failure = Failure("lost_worker", ended.lost)
+        if failure is not None:
+            self._fail(job.trial, failure)
             return
         record = TrialRecord.read(ended.job.directory)
-        for name in ("reason", "metrics"):
-            trial.set_user_attr(name, getattr(record, name))
         if record.state == "failed":
-            self._fail(trial, record.reason)
+            self._fail(job.trial, Failure.of_record(record))
+        elif record.state == "complete" and not record.objectives:
+            reason = "no validation pair was measured, so there is no objective"
+            self._fail(job.trial, Failure("user_error", reason))
+        elif not self._tell(job.trial, record):
+            self._say(f"trial {number} had been given up: its result does not count")
         elif record.state == "pruned":
-            self.study.tell(trial, state=TrialState.PRUNED)
-            self._tell_progress(f"trial {number} {record.reason}")
-        elif record.objective is None:
-            self._fail(trial, "no validation pair was measured, so there is no objective")
+            self._say(f"trial {number} {record.reason}")
         else:
-            self.study.tell(trial, record.objective)
-            self._tell_progress(f"trial {number} complete: {record.objective:.4f}")
+            values = ", ".join(f"{v:.4f}" for v in record.objectives)
+            self._say(f"trial {number} complete: {values}")
         self._remove_unwanted_models()
 
-    def _fail(self, trial: Trial, reason: str) -> None:
-        trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+    def _tell(self, trial: Trial, record: TrialRecord) -> bool:
+        """Tell a record's result; False where the trial was given up meanwhile."""
+        outcome = Outcome.of(record, self.config.guards)
+        if not self._claims.note(trial, outcome.attrs):
+            return False
+        if record.state == "pruned":
+            told = self._claims.prune(trial)
+        else:
+            told = self._claims.complete(trial, record.objectives)
+        self._ledger.refresh()
+        return told
+
+    def _fail(self, trial: Trial, failure: Failure) -> None:
+        number = trial.number
+        if not self._claims.fail(trial, failure, self._retries(failure)):
+            self._say(f"trial {number} had been given up: its result does not count")
+            return
+        self._ledger.refresh()
+        self._say(f"trial {number} failed: {failure.reason}; {self._then(number)}")
+        if self._ledger.is_owed(number):
+            return
         self._failures += 1
-        self._tell_progress(f"trial {trial.number} failed: {reason}")
         if self._failures > self.config.max_failures:
             raise UserError(
                 f"sweep.max_failures: {self._failures} trials failed in this run, the last with: "
-                f"{reason} (log: {self.folder.trial(trial.number) / 'log.txt'})"
+                f"{failure.reason} (log: {self.folder.trial(number) / 'log.txt'})"
             )
 
-    def _take_up_orphans(self) -> None:
-        """Trials that an earlier controller left running are dead: we hold the study's lock.
+    def _retries(self, failure: Failure) -> int:
+        return self.config.retry.get(failure.kind, 0)
 
-        Their points are run again as new trials, in directories of their own, so that nothing a
-        dead trial wrote is mistaken for its successor's.
-        """
-        for orphan in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._finished_unnoticed(orphan):
-                continue
-            trial = _handle(self.study, orphan)
-            trial.set_user_attr("reason", "interrupted: its controller ended")
-            self.study.tell(orphan.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(orphan.params, user_attrs={"retry_of": orphan.number})
-            self._tell_progress(f"trial {orphan.number} was interrupted: its point runs again")
+    def _then(self, number: int) -> str:
+        self._ledger.refresh()
+        return "its point runs again" if self._ledger.is_owed(number) else "it is not run again"
 
-    def _finished_unnoticed(self, orphan: FrozenTrial) -> bool:
-        """A trial whose record was written before its controller died counts as it stands."""
-        try:
-            record = TrialRecord.read(self.folder.trial(orphan.number))
-        except UserError:
-            return False
-        if record.state == "failed" or record.objective is None:
-            return False
-        trial = _handle(self.study, orphan)
-        for name in ("reason", "metrics"):
-            trial.set_user_attr(name, getattr(record, name))
-        if record.state == "pruned":
-            self.study.tell(orphan.number, state=TrialState.PRUNED)
-        else:
-            self.study.tell(orphan.number, record.objective)
-        self._tell_progress(f"trial {orphan.number} had finished ({record.state})")
-        return True
+    def _stop_late_trials(self) -> None:
+        limit = self.config.trial_timeout
+        if limit is None:
+            return
+        for number, job in self._jobs.items():
+            if job.stopped is None and time.monotonic() - job.started > limit:
+                reason = f"stopped after sweep.trial_timeout={limit:g} seconds"
+                job.stopped = Failure("time_out", reason)
+                self.executor.cancel(number)
 
     def _remove_unwanted_models(self) -> None:
         """Keep the trained models that ``sweep.keep`` names; records and logs always stay."""
-        if self.config.keep == "all":
+        if self.config.keep == "all" or len(self.config.directions) > 1:
             return
-        done = self.study.get_trials(deepcopy=False, states=FINISHED)
-        complete = [t for t in done if t.state == TrialState.COMPLETE]
-        if not complete:
+        wanted = self._ledger.best if self.config.keep == "best" else self._ledger.last
+        if wanted is None:
             return
-        wanted = self.study.best_trial if self.config.keep == "best" else complete[-1]
-        keep = wanted.user_attrs.get("directory")
-        for trial in done:
-            directory = trial.user_attrs.get("directory")
-            if directory and directory != keep:
+        keep = wanted.user_attrs.get(DIRECTORY)
+        for number, directory in list(self._ledger.models.items()):
+            if directory != keep:
                 shutil.rmtree(self.folder.root / directory / MODEL, ignore_errors=True)
+                del self._ledger.models[number]
 
-    def _tell_progress(self, event: str) -> None:
-        trials = self.study.get_trials(deepcopy=False)
-        count = {state: sum(t.state == state for t in trials) for state in TrialState}
-        complete = [t for t in trials if t.state == TrialState.COMPLETE]
-        best = self.study.best_trial if complete else None
-        finished = count[TrialState.COMPLETE] + count[TrialState.PRUNED]
+    def _say(self, event: str) -> None:
+        ledger = self._ledger
         left = None
         if self._ended:
             each = (time.monotonic() - self._started) / self._ended
-            left = each * max(0, self.config.trials - finished)
+            left = each * max(0, self._claims.target - ledger.finished)
         self.on_progress(
             Progress(
-                target=self.config.trials,
-                complete=count[TrialState.COMPLETE],
-                pruned=count[TrialState.PRUNED],
-                failed=count[TrialState.FAIL],
-                running=len(self._running),
-                best=None if best is None else best.value,
-                best_number=None if best is None else best.number,
+                target=self._claims.target,
+                complete=ledger.count[TrialState.COMPLETE],
+                pruned=ledger.count[TrialState.PRUNED],
+                failed=ledger.count[TrialState.FAIL],
+                running=len(self._jobs),
+                best=None if ledger.best is None else ledger.best.value,
+                best_number=None if ledger.best is None else ledger.best.number,
                 event=event,
                 seconds_left=left,
             )
         )
-
-
-def _handle(study: optuna.Study, frozen: FrozenTrial) -> Trial:
-    return Trial(study, frozen._trial_id)
 
 
 def _params(params: dict[str, Any]) -> str:

@@ -18,11 +18,13 @@ class TrialJob:
         identity: study and trial number.
         config: the trial's resolved config.
         directory: of this trial alone.
+        resume_from: directory of the interrupted trial that this one goes on from; None to begin.
     """
 
     identity: TrialIdentity
     config: dict[str, Any]
     directory: Path
+    resume_from: Path | None = None
 
     @property
     def number(self) -> int:
@@ -59,6 +61,9 @@ class Executor(Protocol):
 
     def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
         """Answer reports as they come; return the jobs that ended, at the latest after timeout."""
+
+    def cancel(self, number: int) -> None:
+        """Stop a trial by force; it is still returned by :meth:`wait`, as lost."""
 
     def close(self) -> None:
         """Stop what still runs and leave no process behind."""

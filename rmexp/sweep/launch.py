@@ -11,13 +11,14 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp.errors import UserError
+from rmexp.evaluation.objective import check_guard
 from rmexp.sweep.controller import Controller, Progress
 from rmexp.sweep.executors import make_executor
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
 from rmexp.trial.assembly import check_before_anything_heavy
-from rmexp.trial.schema import TrialConfig, checked, trial_config
+from rmexp.trial.schema import TrainerConfig, TrialConfig, checked, trial_config
 
 TRIAL_KEYS = frozenset(TrialConfig.model_fields)
 
@@ -39,6 +40,11 @@ class SweepPlan:
         """Of the study."""
         assert self.study.study is not None
         return StudyFolder.of(self.study.output_dir, self.study.study)
+
+    @property
+    def trainer(self) -> TrainerConfig:
+        """Of the command itself, before any point is chosen."""
+        return trial_config(split_config(self.base)[0]).trainer
 
     def config_for(self, values: Mapping[str, Any]) -> TrialConfig:
         """The resolved config of one point.
@@ -122,37 +128,57 @@ def plan_sweep(
 
 
 def _check_points(plan: SweepPlan) -> None:
-    """Compose one point of each edge of the space, so that a mistake is told now."""
-    first = {d.key: _edge(d.distribution, 0) for d in plan.space.dimensions}
-    last = {d.key: _edge(d.distribution, -1) for d in plan.space.dimensions}
-    for params in (first, last):
-        check_before_anything_heavy(plan.config_for(plan.space.values(params)))
+    """Compose points at the edges of the space, so that a mistake is told now."""
+    for params in plan.space.edges():
+        config = plan.config_for(plan.space.values(params))
+        check_before_anything_heavy(config)
+        _check_objectives(plan.study, config)
+    for point in plan.study.sweep.enqueue:
+        for key, value in point.items():
+            plan.space.label(key, value)
 
 
-def _edge(distribution: Any, at: int) -> Any:
-    choices = getattr(distribution, "choices", None)
-    if choices is not None:
-        return choices[at]
-    return distribution.low if at == 0 else distribution.high
+def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
+    sweep, objectives = study.sweep, config.evaluation.objectives
+    if len(sweep.directions) != len(objectives):
+        raise UserError(
+            f"sweep.direction: {len(sweep.directions)} for {len(objectives)} objectives "
+            f"({', '.join(objectives)}); give one direction for each"
+        )
+    if len(objectives) > 1 and sweep.pruner.kind != "none":
+        raise UserError(
+            f"sweep.pruner.kind: {sweep.pruner.kind} cannot prune by several objectives; "
+            "use pruner none, or one objective"
+        )
+    for guard in sweep.guards:
+        check_guard(guard)
+    if sweep.trial_timeout is not None and study.executor.kind == "inline":
+        raise UserError(
+            "sweep.trial_timeout: executor=inline cannot stop a trial; use executor=process"
+        )
+    if sweep.guards or len(objectives) > 1 or sweep.sampler.kind == "grid":
+        from rmexp.sweep.samplers import check_sampler
+
+        check_sampler(sweep.sampler, guarded=bool(sweep.guards), objectives=len(objectives))
 
 
 def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     """Run the study to its target."""
     folder = plan.folder
+    executor = make_executor(plan.study.executor, plan.trainer)
     folder.make()
-    with folder.controlled():
-        study = open_study(folder, plan.study.sweep, plan.space)
-        study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
-        controller = Controller(
-            study=study,
-            folder=folder,
-            config=plan.study.sweep,
-            space=plan.space,
-            config_for=plan.config_for,
-            executor=make_executor(plan.study.executor),
-            on_progress=on_progress,
-        )
-        controller.run()
+    study = open_study(folder, plan.study.sweep, plan.space)
+    study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
+    controller = Controller(
+        study=study,
+        folder=folder,
+        config=plan.study.sweep,
+        space=plan.space,
+        config_for=plan.config_for,
+        executor=executor,
+        on_progress=on_progress,
+    )
+    controller.run()
 
 
 def _text(override: Override) -> str:

@@ -7,9 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from rmexp.trial.failure import FailureKind
 from rmexp.trial.schema import Section
 
+Direction = Literal["maximize", "minimize"]
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _retry_lost_workers() -> dict[FailureKind, int]:
+    return {"lost_worker": 1}
 
 
 class SamplerConfig(Section):
@@ -37,16 +43,46 @@ class SweepConfig(Section):
         default_factory=dict, description="key to an expression in Hydra's sweep grammar"
     )
     trials: int = Field(10, ge=1, description="finished (complete or pruned) trials in the study")
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Direction | list[Direction] = Field(
+        "maximize", description="of evaluation.objective; a list where there are several"
+    )
+    guards: list[str] = Field(
+        default_factory=list,
+        description="comparisons of validation metrics, such as 'accuracy >= 0.6', that the best "
+        "trial must keep; samplers learn from what breaks them",
+    )
+    enqueue: list[dict[str, Any]] = Field(
+        default_factory=list, description="points to run first; keys left out are sampled"
+    )
+    warm_start: list[str] = Field(
+        default_factory=list, description="studies whose finished trials the sampler learns from"
+    )
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     storage: str | None = Field(
-        None, description="Optuna storage URL; None is SQLite in the study's folder"
+        None,
+        description="None is SQLite in the study's folder, for one host; `journal` is a file there "
+        "and `journal:///path` one elsewhere, for shared file systems; or a database URL",
     )
     max_failures: int = Field(5, ge=0, description="failed trials after which the sweep stops")
+    retry: dict[FailureKind, int] = Field(
+        default_factory=_retry_lost_workers,
+        description="how often a point is run again after a failure of that kind",
+    )
     timeout: float | None = Field(None, gt=0, description="seconds after which no trial starts")
+    trial_timeout: float | None = Field(
+        None, gt=0, description="seconds after which a trial is stopped as failed"
+    )
+    lease: float = Field(
+        60.0, gt=0, description="seconds of silence after which a controller is taken for dead"
+    )
     keep: Literal["best", "last", "all"] = Field("best", description="which trained models stay")
     dry_run: bool = Field(False, description="print the space and the first points, train nothing")
+
+    @property
+    def directions(self) -> list[Direction]:
+        """The directions as a list; one for a single objective."""
+        return [self.direction] if isinstance(self.direction, str) else self.direction
 
 
 class InlineExecutorConfig(Section):

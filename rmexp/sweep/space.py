@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -40,12 +41,14 @@ class Dimension:
         distribution: Optuna's.
         is_group: the values are options of a config group.
         values: for choices, what each label stands for (labels are what Optuna stores).
+        when: another key and its labels under which this key is searched; None for always.
     """
 
     key: str
     distribution: BaseDistribution
     is_group: bool = False
     values: Mapping[Any, Any] | None = None
+    when: tuple[str, tuple[Any, ...]] | None = None
 
     @property
     def size(self) -> float:
@@ -62,6 +65,10 @@ class Dimension:
         """The config value that a suggestion stands for."""
         return label if self.values is None else self.values[label]
 
+    def applies(self, params: Mapping[str, Any]) -> bool:
+        """Whether the key is searched beside the parameters chosen so far."""
+        return self.when is None or params.get(self.when[0]) in self.when[1]
+
 
 @dataclass(frozen=True)
 class Space:
@@ -71,13 +78,85 @@ class Space:
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Optuna's define-and-run space."""
+        """Optuna's distribution of each key."""
         return {d.key: d.distribution for d in self.dimensions}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some key is searched only beside some value of another."""
+        return any(d.when for d in self.dimensions)
 
     @property
     def size(self) -> float:
         """Number of points; inf where a key is continuous."""
-        return math.prod(d.size for d in self.dimensions)
+        asked = {d.when[0] for d in self.dimensions if d.when}
+        return self._count(0, {}, asked)
+
+    def _count(self, at: int, params: dict[str, Any], asked: set[str]) -> float:
+        if at == len(self.dimensions):
+            return 1
+        dimension = self.dimensions[at]
+        if not dimension.applies(params):
+            return self._count(at + 1, params, asked)
+        if dimension.key not in asked:
+            return dimension.size * self._count(at + 1, params, asked)
+        labels = dimension.distribution.choices
+        return sum(self._count(at + 1, {**params, dimension.key: x}, asked) for x in labels)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Ask the sampler for a point, key by key."""
+        params: dict[str, Any] = {}
+        for d in self.dimensions:
+            if d.applies(params):
+                params[d.key] = _suggest(trial, d.key, d.distribution)
+        return params
+
+    def edges(self) -> Iterator[dict[str, Any]]:
+        """Points at both ends of every key, and one for each choice that others depend on."""
+        asked = {d.when[0] for d in self.dimensions if d.when}
+        for at in (0, -1):
+            yield self._edge(at, {})
+            for key in asked:
+                (parent,) = [d for d in self.dimensions if d.key == key]
+                for label in parent.distribution.choices:
+                    yield self._edge(at, {key: label})
+
+    def _edge(self, at: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        params: dict[str, Any] = {}
+        for d in self.dimensions:
+            if d.applies(params):
+                params[d.key] = given.get(d.key, _end(d.distribution, at))
+        return params
+
+    def contains(self, params: Mapping[str, Any]) -> bool:
+        """Whether a trial of another study is a point of this space."""
+        mine = {d.key: d.distribution for d in self.dimensions if d.applies(params)}
+        try:
+            return mine.keys() == params.keys() and all(
+                d._contains(d.to_internal_repr(params[key])) for key, d in mine.items()
+            )
+        except (TypeError, ValueError):
+            return False
+
+    def label(self, key: str, value: Any) -> Any:
+        """The label of a config value, as a user writes it in ``sweep.enqueue``.
+
+        Raises:
+            UserError: the key is not searched, or the value lies outside its range.
+        """
+        dimension = next((d for d in self.dimensions if d.key == key), None)
+        if dimension is None:
+            raise UserError(f"sweep.enqueue: '{key}' is not searched; use a key of sweep.space")
+        known = dimension.values
+        labels = [value] if known is None else [x for x, v in known.items() if v == value]
+        try:
+            if labels and dimension.distribution._contains(
+                dimension.distribution.to_internal_repr(labels[0])
+            ):
+                return labels[0]
+        except (TypeError, ValueError):
+            pass
+        raise UserError(f"sweep.enqueue: {key}={value!r} is outside {_readable(dimension)}")
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Config values of a trial's parameters."""
@@ -86,6 +165,22 @@ class Space:
     def describe(self) -> list[tuple[str, str]]:
         """Key and a readable range of each dimension."""
         return [(d.key, _readable(d)) for d in self.dimensions]
+
+
+def _suggest(trial: optuna.Trial, key: str, d: BaseDistribution) -> Any:
+    if isinstance(d, CategoricalDistribution):
+        return trial.suggest_categorical(key, d.choices)
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(key, d.low, d.high, step=d.step, log=d.log)
+    assert isinstance(d, FloatDistribution)
+    return trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log)
+
+
+def _end(distribution: BaseDistribution, at: int) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[at]
+    assert isinstance(distribution, (IntDistribution, FloatDistribution))
+    return distribution.low if at == 0 else distribution.high
 
 
 def build_space(
@@ -97,7 +192,9 @@ def build_space(
     plain value takes the key out of the search.
 
     Args:
-        expressions: key to expression in Hydra's grammar, such as ``choice(1, 2)``.
+        expressions: key to expression in Hydra's grammar, such as ``choice(1, 2)``; or to
+            ``{when: "peft=lora", space: choice(4, 8)}``, searched only beside that choice of an
+            earlier key (``when: "peft=choice(lora,last_k)"`` for several).
         overrides: the parsed command line.
         group_options: the options of a config group, empty for a plain key.
 
@@ -108,17 +205,62 @@ def build_space(
         UserError: for an expression that is no sweep, naming the key.
     """
     searched: dict[str, Override] = {}
+    conditions: dict[str, Override] = {}
     for key, expression in expressions.items():
+        if isinstance(expression, Mapping):
+            expression, conditions[key] = _condition(key, expression)
         searched[key] = _parse(key, expression)
     fixed: list[Override] = []
     for override in overrides:
         key = override.get_key_element()
         if override.is_sweep_override():
             searched[key.lstrip("+")] = override
+            conditions.pop(key.lstrip("+"), None)
         else:
             searched.pop(key.lstrip("+"), None)
             fixed.append(override)
-    return Space(tuple(_dimension(k, o, group_options) for k, o in searched.items())), fixed
+    dimensions: dict[str, Dimension] = {}
+    for key, override in searched.items():
+        plain = _dimension(key, override, group_options)
+        condition = conditions.get(key)
+        found = _conditioned(plain, condition, dimensions, fixed) if condition else plain
+        if found is not None:
+            dimensions[key] = found
+    return Space(tuple(dimensions.values())), fixed
+
+
+def _condition(key: str, plain: Mapping[str, Any]) -> tuple[Any, Override]:
+    if set(plain) != {"when", "space"}:
+        raise UserError(f"sweep.space.{key}: a condition has the keys 'when' and 'space'")
+    try:
+        return plain["space"], OverridesParser.create().parse_override(str(plain["when"]))
+    except HydraException as error:
+        raise UserError(
+            f"sweep.space.{key}.when: cannot read {plain['when']!r}; write KEY=VALUE"
+        ) from error
+
+
+def _conditioned(
+    dimension: Dimension,
+    condition: Override,
+    earlier: Mapping[str, Dimension],
+    fixed: Sequence[Override],
+) -> Dimension | None:
+    """The dimension under its condition; None where a fixed value rules it out."""
+    key, place = condition.get_key_element(), f"sweep.space.{dimension.key}.when"
+    wanted = condition.value()
+    values = [_plain(v) for v in wanted.list] if isinstance(wanted, ChoiceSweep) else [wanted]
+    values = [_plain(v) for v in values]
+    given = [o for o in fixed if o.get_key_element() == key]
+    if given:
+        return dimension if _plain(given[-1].value()) in values else None
+    parent = earlier.get(key)
+    if parent is None or not isinstance(parent.distribution, CategoricalDistribution):
+        raise UserError(f"{place}: '{key}' is no earlier choice(...) of the space")
+    labels = tuple(x for x in parent.distribution.choices if parent.value(x) in values)
+    if not labels:
+        raise UserError(f"{place}: {values[0]!r} is none of {_readable(parent)}")
+    return replace(dimension, when=(key, labels))
 
 
 def _parse(key: str, expression: Any) -> Override:
@@ -235,6 +377,10 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
 
 def _readable(dimension: Dimension) -> str:
     d = dimension.distribution
+    if dimension.when:
+        key, labels = dimension.when
+        beside = f" (when {key}={','.join(map(str, labels))})"
+        return _readable(replace(dimension, when=None)) + beside
     if isinstance(d, CategoricalDistribution):
         return ", ".join(str(c) for c in d.choices)
     assert isinstance(d, (IntDistribution, FloatDistribution))

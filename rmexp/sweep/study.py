@@ -1,4 +1,4 @@
-"""The study: Optuna's storage, its samplers and pruners, and the study's folder."""
+"""The study and its folder."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
-from rmexp.sweep.schema import PrunerConfig, SamplerConfig, SweepConfig
+from rmexp.sweep.ledger import WARM_START, Ledger
+from rmexp.sweep.samplers import make_pruner, violations
+from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
+from rmexp.sweep.storages import open_storage
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The study's files: ``study.db``, ``trials/0007/``, ``reruns/``."""
+    """The study's files: ``study.db`` or ``study.journal``, ``trials/0007/``, ``reruns/``."""
 
     root: Path
 
@@ -46,8 +47,20 @@ class StudyFolder:
         """Directory of a trial."""
         return self.root / "trials" / f"{number:04d}"
 
+    @property
+    def journal(self) -> Path:
+        """Journal file of the study, with ``sweep.storage=journal``."""
+        return self.root / "study.journal"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files of the controllers."""
+        return self.root / "controllers"
+
     def storage_url(self, configured: str | None) -> str:
-        """The Optuna storage: as configured, or SQLite in this folder."""
+        """The Optuna storage: as configured, or a file in this folder."""
+        if configured == "journal" or (configured is None and self.journal.exists()):
+            return f"journal:///{self.journal.resolve()}"
         return configured or f"sqlite:///{self.database.resolve()}"
 
     def make(self) -> None:
@@ -59,10 +72,13 @@ class StudyFolder:
 
     @contextmanager
     def controlled(self) -> Iterator[None]:
-        """Hold the study against another controller; the lock dies with the process.
+        """Hold the study for work that only one process may do, such as a confirmation.
+
+        Sweeps do not need it: several controllers may run one study. The lock dies with the
+        process.
 
         Raises:
-            UserError: another controller runs the study.
+            UserError: another process holds it.
         """
         handle = os.open(self.root / "controller.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -82,27 +98,58 @@ class StudyFolder:
 
 
 def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna.Study:
-    """Create the study or go on with it.
+    """Create the study, with what it learns from others, or go on with it.
 
-    The sampler is seeded from (seed, number of existing trials): a resumed study goes on, where
-    a fixed seed would propose the old points again.
+    Raises:
+        UserError: the storage cannot be opened, or the study has other directions.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(folder.storage_url(config.storage))
-    study = optuna.create_study(
-        study_name=folder.name,
-        storage=storage,
-        direction=config.direction,
-        load_if_exists=True,
-        pruner=make_pruner(config.pruner),
-    )
-    if study.direction.name.lower() != config.direction:
+    folder.locks.mkdir(parents=True, exist_ok=True)
+    # Two controllers that start together must not both create the tables.
+    with (folder.locks / "open.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        study = optuna.create_study(
+            study_name=folder.name,
+            storage=open_storage(folder.storage_url(config.storage)),
+            directions=config.directions,
+            load_if_exists=True,
+            pruner=make_pruner(config.pruner),
+        )
+        if config.warm_start and not study.get_trials(deepcopy=False):
+            _warm_start(study, folder, config, space)
+    made = [d.name.lower() for d in study.directions]
+    if made != config.directions:
         raise UserError(
-            f"sweep.direction: study '{folder.name}' was made to {study.direction.name.lower()}; "
+            f"sweep.direction: study '{folder.name}' was made to {', '.join(made)}; "
             "use the same direction or another study name"
         )
-    study.sampler = make_sampler(config.sampler, space, len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _warm_start(
+    study: optuna.Study, folder: StudyFolder, config: SweepConfig, space: Space
+) -> None:
+    """Add other studies' finished trials for the sampler; they are not trials of this study."""
+    output_dir = folder.root.parent.parent
+    for name in config.warm_start:
+        other = load_study(output_dir, name)
+        if [d.name.lower() for d in other.directions] != config.directions:
+            raise UserError(f"sweep.warm_start: study '{name}' has other directions")
+        for trial in finished_trials(other):
+            if not space.contains(trial.params):
+                continue
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=trial.state,
+                    values=trial.values,
+                    params=trial.params,
+                    distributions={
+                        d.key: d.distribution for d in space.dimensions if d.key in trial.params
+                    },
+                    intermediate_values=trial.intermediate_values,
+                    user_attrs={WARM_START: f"{name}/{trial.number}"},
+                )
+            )
 
 
 def load_study(output_dir: Path | str, name: str, storage: str | None = None) -> optuna.Study:
@@ -113,83 +160,60 @@ def load_study(output_dir: Path | str, name: str, storage: str | None = None) ->
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = StudyFolder.of(output_dir, name)
-    if storage is None and not folder.database.exists():
-        known = sorted(p.parent.name for p in folder.root.parent.glob("*/study.db"))
+    if storage is None and not (folder.database.exists() or folder.journal.exists()):
+        files = [
+            *folder.root.parent.glob("*/study.db"),
+            *folder.root.parent.glob("*/study.journal"),
+        ]
+        known = sorted(p.parent.name for p in files)
         hint = f"known: {', '.join(known)}" if known else f"no study below {output_dir}"
         raise UserError(f"study: no study '{name}' ({hint}); give --output-dir if it is elsewhere")
-    return optuna.load_study(study_name=name, storage=folder.storage_url(storage))
+    try:
+        return optuna.load_study(
+            study_name=name, storage=open_storage(folder.storage_url(storage), write=False)
+        )
+    except KeyError as error:
+        raise UserError(f"study: the storage holds no study '{name}'") from error
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete and pruned trials, by number."""
-    return study.get_trials(deepcopy=False, states=FINISHED)
+    """Complete and pruned trials of this study, by number."""
+    return [
+        t
+        for t in study.get_trials(deepcopy=False, states=FINISHED)
+        if WARM_START not in t.user_attrs
+    ]
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:
     """The complete trial with the best objective.
 
     Raises:
-        UserError: no trial is complete.
+        UserError: no trial is complete, or there are several objectives.
     """
-    try:
-        return study.best_trial
-    except ValueError as error:
-        raise UserError(f"study '{study.study_name}': no trial is complete yet") from error
-
-
-def make_sampler(config: SamplerConfig, space: Space, existing: int) -> Any:
-    """Optuna's sampler of that name, seeded from (seed, existing trials)."""
-    seed = (config.seed * 1_000_003 + existing) % 2**32
-    if config.kind == "tpe":
-        # constant_liar: with several trials running, do not propose their neighbourhood again.
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=config.startup_trials, multivariate=True, constant_liar=True
+    if len(study.directions) > 1:
+        raise UserError(
+            f"study '{study.study_name}' has several objectives, so no single best trial; its "
+            "front stands in the final table; give --trial NUMBER"
         )
-    if config.kind == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if config.kind == "grid":
-        return optuna.samplers.GridSampler(_grid(space), seed=config.seed)
-    if config.kind == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=config.startup_trials)
-    if config.kind == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=config.startup_trials)
-    if config.kind == "qmc":
-        return optuna.samplers.QMCSampler(seed=config.seed, scramble=True)
-    if config.kind == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    return optuna.samplers.NSGAIIISampler(seed=seed)
+    ledger = Ledger(study)
+    ledger.refresh()
+    if ledger.best is None:
+        raise UserError(f"study '{study.study_name}': no trial is complete yet")
+    return ledger.best
 
 
-def make_pruner(config: PrunerConfig) -> Any:
-    """Optuna's pruner of that name."""
-    startup, warmup = config.startup_trials, config.warmup_epochs
-    if config.kind == "none":
-        return optuna.pruners.NopPruner()
-    if config.kind == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
-    if config.kind == "percentile":
-        return optuna.pruners.PercentilePruner(
-            config.percentile, n_startup_trials=startup, n_warmup_steps=warmup
-        )
-    if config.kind == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, warmup))
-    if config.kind == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=max(1, warmup))
-    return optuna.pruners.PatientPruner(None, patience=config.patience)
+def front(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that keep the guards and that no other such trial dominates."""
+    signs = [1 if d == optuna.study.StudyDirection.MAXIMIZE else -1 for d in study.directions]
+    kept = [
+        t
+        for t in finished_trials(study)
+        if t.state == TrialState.COMPLETE and not any(v > 0 for v in violations(t))
+    ]
 
+    def dominates(a: FrozenTrial, b: FrozenTrial) -> bool:
+        pairs = [(s * x, s * y) for s, x, y in zip(signs, a.values, b.values, strict=True)]
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
-def _grid(space: Space) -> dict[str, list[Any]]:
-    grid: dict[str, list[Any]] = {}
-    for dimension in space.dimensions:
-        d = dimension.distribution
-        if isinstance(d, CategoricalDistribution):
-            grid[dimension.key] = list(d.choices)
-        elif isinstance(d, FloatDistribution) and d.step is None:
-            raise UserError(
-                f"sweep.sampler.kind: grid needs finite ranges, but {dimension.key} is an "
-                "interval; write choice(...) or range(start, stop, step)"
-            )
-        else:
-            count = int(dimension.size)
-            grid[dimension.key] = [d.low + i * d.step for i in range(count)]
-    return grid
+    return [t for t in kept if not any(dominates(other, t) for other in kept)]

@@ -94,7 +94,8 @@ def check_before_anything_heavy(config: LabellingConfig) -> None:
         from rmexp.backbone.sources import check_model_name
         from rmexp.evaluation.objective import check_objective
 
-        check_objective(config.evaluation.objective)
+        for objective in config.evaluation.objectives:
+            check_objective(objective)
         check_model_name(config.model.name, "model.name")
     cache = Path(config.cache_dir)
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rmexp.errors import UserError
+from rmexp.trial.failure import FailureKind
 from rmexp.trial.schema import TrialConfig, trial_config
 
 FILE_NAME = "record.json"
@@ -48,7 +49,7 @@ class TrialRecord:
     Attributes:
         state: complete, pruned or failed.
         reason: why it was pruned or failed; empty when complete.
-        objective: the number that the search maximises or minimises; None unless complete or
+        objective: the first number that the search maximises or minimises; None unless complete or
             pruned after a measurement.
         config: the resolved config as plain data.
         identity: which trial of which study.
@@ -60,6 +61,8 @@ class TrialRecord:
         paths: below the trial's directory: ``model``, ``tracker``.
         report: counts of what was read, dropped, truncated, and why.
         traceback: the end of it where the trial failed.
+        failure: the kind of failure; None unless failed.
+        objectives: one number an objective; empty as ``objective`` is None.
     """
 
     state: State
@@ -76,6 +79,8 @@ class TrialRecord:
     paths: dict[str, str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     traceback: str = ""
+    failure: FailureKind | None = None
+    objectives: list[float] = field(default_factory=list)
 
     @property
     def trial_config(self) -> TrialConfig:

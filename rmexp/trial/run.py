@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import time
 import traceback as traceback_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import RunInfo, Tracker
 from rmexp.trial import assembly
+from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
@@ -58,7 +60,13 @@ class _Trial:
     fingerprints: dict[str, Any] = field(default_factory=dict)
     times: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
-    objective: float | None = None
+    objectives: list[float] = field(default_factory=list)
+    resume: bool = False
+
+    def measure(self, metrics: Mapping[str, float]) -> None:
+        """Take the objectives from the validation metrics."""
+        wanted = self.config.evaluation.objectives
+        self.objectives = [evaluate_objective(expression, metrics) for expression in wanted]
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -73,11 +81,14 @@ class _Trial:
     def identify(self, name: str, value: Fingerprint) -> None:
         self.fingerprints[name] = value.to_plain()
 
-    def record(self, state: State, reason: str, traceback: str = "") -> TrialRecord:
+    def record(
+        self, state: State, reason: str, traceback: str = "", failure: FailureKind | None = None
+    ) -> TrialRecord:
         return TrialRecord(
             state=state,
             reason=reason,
-            objective=self.objective,
+            objective=self.objectives[0] if self.objectives else None,
+            objectives=self.objectives,
             config=self.config.to_plain(),
             identity=self.identity,
             metrics=self.metrics,
@@ -89,6 +100,7 @@ class _Trial:
             paths={"model": MODEL} if (self.directory / MODEL).is_dir() else {},
             report=self.report,
             traceback=traceback,
+            failure=failure,
         )
 
 
@@ -99,6 +111,7 @@ def run_trial(
     identity: TrialIdentity | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    resume_from: Path | None = None,
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
 
@@ -108,7 +121,10 @@ def run_trial(
             tracker's files.
         identity: which trial of which study.
         report: called after each epoch with (epoch, objective); True stops the trial as pruned.
+            Never called where there are several objectives.
         progress: called with the name of each step as it begins.
+        resume_from: directory of an interrupted trial of the same config; training goes on from
+            its last checkpoint, where there is one.
 
     Returns:
         The record, also written to ``directory``. A failure is a record of state ``failed`` with
@@ -130,11 +146,13 @@ def run_trial(
         identity,
         assembly.tracker(config.tracker, info),
         progress or (lambda step: None),
+        resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
     state: State = "complete"
     reason = text = ""
+    failure: FailureKind | None = None
     try:
         _run(trial, report)
     except Pruned as pruned:
@@ -143,11 +161,11 @@ def run_trial(
         trial.tracker.finish("failed", "interrupted", {})
         raise
     except Exception as error:
-        state, reason = "failed", _one_line(error)
+        state, reason, failure = "failed", _one_line(error), failure_kind(error)
         text = "" if isinstance(error, UserError) else _traceback_end(error)
     trial.times["started"] = started
     trial.times["total"] = round(time.monotonic() - clock, 3)
-    record = trial.record(state, reason, text)
+    record = trial.record(state, reason, text, failure)
     # The tracker first: once record.json is there, the trial is over for every reader.
     trial.tracker.finish(state, reason, {**record.metrics, "objective": record.objective})
     record.write(directory)
@@ -171,7 +189,7 @@ def _run(trial: _Trial, report: Report | None) -> None:
         if splits.validation:
             evaluation = evaluate_preferences(scorer, _judged(splits.validation, "validation"))
             _note_evaluation(trial, "validation", evaluation)
-            trial.objective = evaluate_objective(config.evaluation.objective, evaluation.metrics())
+            trial.measure(evaluation.metrics())
         if config.evaluation.test:
             evaluation = evaluate_preferences(scorer, _judged(splits.test, "test"))
             _note_evaluation(trial, "test", evaluation)
@@ -223,12 +241,16 @@ def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None)
         part = "validation/"
         known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
         # An objective over what only the full evaluation measures cannot be reported early.
-        if not set(names_in(config.evaluation.objective)) <= known.keys():
+        objectives = config.evaluation.objectives
+        if not {name for o in objectives for name in names_in(o)} <= known.keys():
             return
-        value = evaluate_objective(config.evaluation.objective, known)
-        trial.objective = value
-        if report is not None and report(epoch, value) and epoch < config.epochs:
-            raise Pruned(f"pruned after epoch {epoch} at {config.evaluation.objective}={value:.4f}")
+        trial.measure(known)
+        # Several values have no order, so nothing can be pruned by them.
+        if report is None or len(objectives) > 1:
+            return
+        value = trial.objectives[0]
+        if report(epoch, value) and epoch < config.epochs:
+            raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
 
     trained = train_reward_model(
         training_pairs(splits.train, labels, config),
@@ -256,6 +278,8 @@ def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None)
         directory=trial.directory,
         cache_dir=Path(config.cache_dir),
         report=after_epoch,
+        resume=trial.resume,
+        checkpoint_steps=config.trainer.checkpoint_steps,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
     trial.identify("model", trained.base_fingerprint)
@@ -339,6 +363,20 @@ def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> 
         config=config.to_plain(),
         directory=directory,
     )
+
+
+def _copy_checkpoint(old: Path, new: Path) -> bool:
+    """Copy an interrupted trial's checkpoints; a broken copy means to begin again."""
+    checkpoints = old / "checkpoints"
+    if not checkpoints.is_dir() or (new / "checkpoints").exists():
+        return (new / "checkpoints").is_dir()
+    try:
+        shutil.copytree(checkpoints, new / "checkpoints")
+    except (OSError, shutil.Error):
+        # A process that was thought dead may still be replacing them.
+        shutil.rmtree(new / "checkpoints", ignore_errors=True)
+        return False
+    return True
 
 
 def _one_line(error: Exception) -> str:

@@ -245,6 +245,9 @@ class TrainerConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     threads: int | None = Field(None, ge=1, description="CPU threads; None shares the cores")
     deterministic: bool = Field(True, description="the same config gives the same bits")
+    checkpoint_steps: int = Field(
+        0, ge=0, description="optimiser steps between two checkpoints to resume from, 0 for none"
+    )
 
     @model_validator(mode="after")
     def _strategy_fits(self) -> TrainerConfig:
@@ -271,13 +274,26 @@ class TrackerConfig(Section):
 class EvaluationConfig(Section):
     """What a trial is measured on, and the number it returns."""
 
-    objective: str = Field(
-        "accuracy", description="a metric of the validation pairs, or a formula over them"
+    objective: str | list[str] = Field(
+        "accuracy",
+        description="a metric of the validation pairs, or a formula over them; a list of several",
     )
     every_epoch: bool = Field(True, description="measure after each epoch, for pruning and curves")
     test: bool = Field(
         False, description="also measure on the test pairs; a search must not, a single run may"
     )
+
+    @field_validator("objective", mode="after")
+    @classmethod
+    def _objectives_are_named(cls, value: str | list[str]) -> str | list[str]:
+        if not value or (isinstance(value, list) and len(set(value)) < len(value)):
+            raise ValueError("name at least one objective, each once")
+        return value
+
+    @property
+    def objectives(self) -> list[str]:
+        """The objectives as a list; one for a single objective."""
+        return [self.objective] if isinstance(self.objective, str) else self.objective
 
 
 class TrialConfig(LabellingConfig):

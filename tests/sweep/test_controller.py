@@ -9,9 +9,10 @@ import pytest
 from rmexp.errors import UserError
 from rmexp.sweep.controller import Controller, Progress
 from rmexp.sweep.job import Ended, ReportHandler, TrialJob
+from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import PrunerConfig, SamplerConfig, SweepConfig
 from rmexp.sweep.space import Dimension, Space
-from rmexp.sweep.study import StudyFolder, make_sampler, open_study
+from rmexp.sweep.study import StudyFolder, open_study
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
@@ -55,8 +56,13 @@ class FakeExecutor:
         if isinstance(result, Exception):
             state, reason, result = "failed", str(result), None
         (job.directory / MODEL).mkdir(parents=True)
-        TrialRecord(state, reason, result, job.config, job.identity).write(job.directory)
+        objectives = [] if result is None else [result]
+        record = TrialRecord(state, reason, result, job.config, job.identity, objectives=objectives)
+        record.write(job.directory)
         return [Ended(job)]
+
+    def cancel(self, number: int) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True
@@ -124,8 +130,10 @@ def test_a_trial_that_ended_just_before_the_controller_died_counts(tmp_path: Pat
     directory = controller.folder.trial(trial.number)
     directory.mkdir(parents=True)
     trial.set_user_attr("directory", f"trials/{trial.number:04d}")
+    trial.set_user_attr("controller", "dead")
     config = TrialConfig(cache_dir="c", gamma=0.5)
-    TrialRecord("complete", "", 0.7, config.to_plain(), TrialIdentity("s", 0)).write(directory)
+    identity = TrialIdentity("s", 0)
+    TrialRecord("complete", "", 0.7, config.to_plain(), identity, objectives=[0.7]).write(directory)
     executor = FakeExecutor()
     controller, study, _ = _controller(tmp_path, executor, trials=1)
     controller.run()

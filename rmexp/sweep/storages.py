@@ -1,0 +1,115 @@
+"""Where Optuna keeps a study: SQLite, a journal file, or a database server."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from rmexp.errors import UserError
+
+# A stopped process may hold SQLite's lock for as long as it is stopped.
+_BUSY_SECONDS = 300
+_JOURNAL = "journal:///"
+
+
+def open_storage(url: str, *, write: bool = True) -> BaseStorage:
+    """Open a storage.
+
+    Args:
+        url: ``sqlite:///path``, ``journal:///path``, or a SQLAlchemy URL such as
+            ``postgresql://user@host/name``.
+        write: False for a reader, which then never keeps writers waiting.
+
+    Raises:
+        UserError: it cannot be opened, or its driver is not installed.
+    """
+    if url.startswith(_JOURNAL):
+        path = Path(url.removeprefix(_JOURNAL))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))
+    try:
+        if not url.startswith("sqlite"):
+            # A server drops idle connections; the check costs less than a lost sweep.
+            return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
+    except ImportError as error:
+        raise UserError(
+            f"sweep.storage: the driver {error.name} is not installed; pip install {error.name}"
+        ) from error
+    except Exception as error:
+        # SQLAlchemy's first line says what is wrong; the URL may hold a password.
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"sweep.storage: cannot open the database: {reason}") from error
+    if write:
+        _lock_first(storage)
+    return storage
+
+
+def _with_driver(url: str) -> str:
+    scheme, rest = url.split("://", 1) if "://" in url else ("", url)
+    return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else url
+
+
+def _lock_first(storage: RDBStorage) -> None:
+    """Let SQLite's transactions lock before they read.
+
+    Python's driver begins a transaction at the first write only. Two controllers that each read
+    "running" and then write would both believe that they ended the trial; see
+    https://docs.sqlalchemy.org/en/20/dialects/sqlite.html on transaction isolation.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def _no_implicit_begin(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(storage.engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    # Connections opened before the listeners would keep the old behaviour.
+    storage.engine.dispose()
+
+
+class FileLock:
+    """The journal's lock: the system frees it when its holder dies, at once.
+
+    Optuna's own locks are files that a killed process leaves behind for half a minute, and a line
+    that it left half written would make the journal unreadable for ever; here the next writer
+    takes such a tail away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle = -1
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        # One that other threads of this process hold is another open file, so they wait as well.
+        handle = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._handle = handle
+        _cut_torn_tail(self._path)
+        return True
+
+    def release(self) -> None:
+        """Free it."""
+        handle, self._handle = self._handle, -1
+        os.close(handle)
+
+
+def _cut_torn_tail(path: Path) -> None:
+    with path.open("r+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        stream.seek(end - 1)
+        if stream.read(1) == b"\n":
+            return
+        stream.seek(0)
+        whole = stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)
