@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from rmexp.errors import UserError
 from rmexp.sweep.job import Ended, ReportHandler, TrialJob
@@ -45,12 +46,20 @@ class ProcessExecutor:
         slots: trials at once; None is one for each ``ranks`` GPUs, or up to 8 on CPU cores.
         ranks: processes of a trial.
         gpus: ids of the GPUs to share out, ``ranks`` to a slot; empty for the CPU.
+        run: another ``run_trial``, a module's function; such as a cheap one for a soak test.
 
     Raises:
         UserError: more GPUs are asked for than there are.
     """
 
-    def __init__(self, slots: int | None, ranks: int = 1, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        slots: int | None,
+        ranks: int = 1,
+        gpus: Sequence[str] = (),
+        run: Callable[..., Any] | None = None,
+    ) -> None:
+        self._run = run
         self.slots = slots or (len(gpus) // ranks if gpus else _default_slots(ranks))
         if gpus and (self.slots < 1 or self.slots * ranks > len(gpus)):
             raise UserError(
@@ -60,7 +69,8 @@ class ProcessExecutor:
         self.threads = max(1, cores() // (self.slots * ranks))
         self._gpus = [",".join(gpus[i * ranks : (i + 1) * ranks]) for i in range(self.slots)]
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["rmexp.sweep.warm"])
+        if run is None:
+            self._context.set_forkserver_preload(["rmexp.sweep.warm"])
         self._running: list[_Running] = []
 
     def submit(self, job: TrialJob) -> None:
@@ -68,7 +78,9 @@ class ProcessExecutor:
         ours, theirs = self._context.Pipe()
         slot = min(set(range(self.slots)) - {r.slot for r in self._running})
         process = self._context.Process(
-            target=_work, args=(job, theirs, self._gpus[slot]), name=f"rmexp-trial-{job.number}"
+            target=_work,
+            args=(job, theirs, self._gpus[slot], self._run),
+            name=f"rmexp-trial-{job.number}",
         )
         process.start()
         theirs.close()
@@ -147,7 +159,9 @@ def _last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _work(job: TrialJob, pipe: Connection, gpus: str) -> None:
+def _work(
+    job: TrialJob, pipe: Connection, gpus: str, run: Callable[..., Any] | None = None
+) -> None:
     """The worker's life: log to the trial's folder, run, exit."""
     server = os.getppid()
     _die_with(server)
@@ -162,15 +176,17 @@ def _work(job: TrialJob, pipe: Connection, gpus: str) -> None:
     os.dup2(log, sys.stderr.fileno())
     lock = threading.Lock()
 
-    from rmexp.trial.run import run_trial
     from rmexp.trial.schema import trial_config
+
+    if run is None:
+        from rmexp.trial.run import run_trial as run
 
     def report(epoch: int, value: float) -> bool:
         with lock:
             pipe.send((epoch, value))
             return bool(pipe.recv())
 
-    run_trial(
+    run(
         trial_config(job.config),
         directory=job.directory,
         identity=job.identity,
