@@ -169,6 +169,8 @@ class Classifier:
             found = torch.cat([self._ends(r.to(device)) for r in all_rows]).float()
             return found[torch.from_numpy(np.argsort(order)).to(device)]
 
+        was_training = self.model.training
+        self.model.eval()  # dropout would make the two differ, and move the random state
         with (
             torch.no_grad(),
             torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
@@ -177,6 +179,8 @@ class Classifier:
                 expected, found = ends(plain), ends(shared)
             except (TypeError, ValueError, RuntimeError, AttributeError):
                 return False
+            finally:
+                self.model.train(was_training)
         error = (expected - found).norm(dim=-1) / expected.norm(dim=-1)
         return bool(error.max() < (0.05 if self.autocast else 1e-3))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
 
 from rmexp.backbone.batching import Rows
 from rmexp.backbone.classifier import Classifier
@@ -113,7 +112,7 @@ class BatchIndex:
     global_weight: float
 
 
-class PairSampler(Sampler[BatchIndex]):
+class PairSampler:
     """Pairs in a fresh seeded order each epoch, cut into global batches, shared among ranks.
 
     Every rank draws the same order and takes its own stride, so any number of ranks sees the same
@@ -158,7 +157,7 @@ class PairSampler(Sampler[BatchIndex]):
             yield BatchIndex(own, float(self.weight[batch].sum()))
 
 
-class PairDataset(Dataset[PairBatch]):
+class PairDataset:
     """Builds the rectangles of a batch; indexed by :class:`BatchIndex`.
 
     Args:

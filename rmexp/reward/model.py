@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,15 @@ class RewardModel:
             raise NonFiniteError(f"the score is NaN or infinite at rows {shown}")
         return result
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
         """Write weights (safetensors), tokenizer, settings and a model card.
 
         Plain transformers (or peft, for an adapter) loads the folder with equal scores.
+
+        Args:
+            folder: made where it is missing.
+            weights: what to write in place of the model's own weights, such as those gathered
+                from a sharded model.
 
         Raises:
             UserError: the folder cannot be written.
@@ -104,7 +109,8 @@ class RewardModel:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
         with quiet_transformers():
-            self.classifier.model.save_pretrained(folder)
+            options = {} if weights is None else {"state_dict": dict(weights)}
+            self.classifier.model.save_pretrained(folder, **options)
             self.classifier.tokenizer.save_pretrained(folder)
         (folder / SETTINGS_FILE).write_text(json.dumps(self._settings(), indent=2) + "\n")
         (folder / "README.md").write_text(self._card())

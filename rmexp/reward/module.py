@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from rmexp.backbone.batching import score_in_groups
 from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.sharding import shard
 from rmexp.reward.batches import PairBatch
 from rmexp.reward.losses import NonFiniteError, pair_losses
 from rmexp.reward.options import LossOptions, OptimiserOptions
@@ -34,17 +36,17 @@ class PairOutcomes:
         table = torch.stack([c.detach().float() for c in columns], dim=1)
         self.values.append(table[torch.from_numpy(real).to(table.device)])
 
-    def table(self, strategy: Any = None) -> np.ndarray:
-        """float64 ``[pairs, columns]`` over all ranks, each pair once, by index."""
+    def gather(self, strategy: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Over all ranks, each pair once: int64 ``[pairs]`` and float64 ``[pairs, columns]``."""
         index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
         values = torch.cat(self.values).cpu().double().numpy() if self.values else np.zeros((0, 3))
-        if strategy is not None and strategy.world_size > 1:
+        if strategy.world_size > 1:
             everyone: list[Any] = [None] * strategy.world_size
             torch.distributed.all_gather_object(everyone, (index, values))
             index = np.concatenate([i for i, _ in everyone])
             values = np.concatenate([v for _, v in everyone])
-        _, first = np.unique(index, return_index=True)
-        return values[first]
+        index, first = np.unique(index, return_index=True)
+        return index, values[first]
 
 
 def outcome_metrics(table: np.ndarray, prefix: str) -> dict[str, float]:
@@ -100,14 +102,24 @@ class RewardModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.tokens_seen = 0
         self.seconds = 0.0
+        # A checkpoint holds only what is trained: an adapter's has no copy of the base.
+        self.strict_loading = False
+        self._is_sharded = False
+        self._random_state: torch.Tensor | None = None
         self._start_epoch()
 
     def _start_epoch(self) -> None:
         self._training, self._validation = PairOutcomes(), PairOutcomes()
         self._gradient_norms: list[torch.Tensor] = []
         self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs = 0, 0, 0
-        self._began = time.perf_counter()
+        self._began, self._seconds_before = time.perf_counter(), 0.0
         self._trained_until = self._began
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy is FSDP2."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._is_sharded:
+            shard(self.classifier, self.trainer.strategy.device_mesh["data_parallel"])
+            self._is_sharded = True
 
     def forward(self, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards of the chosen and rejected sides: float32 ``[pairs]`` each."""
@@ -164,20 +176,32 @@ class RewardModule(pl.LightningModule):
         """Turn the epoch's outcomes into one row of history."""
         if self._trained_until == self._began:
             self._trained_until = time.perf_counter()
-        seconds = self._trained_until - self._began
-        self.tokens_seen += self._epoch_tokens
+        seconds = self._seconds_before + self._trained_until - self._began
         self.seconds += seconds
-        metrics = outcome_metrics(self._training.table(self.trainer.strategy), "train")
-        metrics |= outcome_metrics(self._validation.table(self.trainer.strategy), "validation")
+        strategy = self.trainer.strategy
+        metrics = outcome_metrics(self._training.gather(strategy)[1], "train")
+        metrics |= outcome_metrics(self._validation.gather(strategy)[1], "validation")
         norms = torch.stack(self._gradient_norms) if self._gradient_norms else torch.zeros(1)
-        metrics["train/gradient_norm"] = float(norms.mean())
-        metrics["train/tokens_per_second"] = self._epoch_tokens / max(seconds, 1e-9)
-        metrics["train/pairs_per_second"] = self._epoch_pairs / max(seconds, 1e-9)
-        metrics["train/tokens_saved"] = 1 - self._epoch_tokens / max(self._epoch_plain_tokens, 1)
+        tokens, plain_tokens, pairs = self._all_ranks(
+            [self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs]
+        )
+        self.tokens_seen += tokens
+        metrics |= {
+            "train/gradient_norm": float(norms.mean()),
+            "train/tokens_per_second": tokens / max(seconds, 1e-9),
+            "train/pairs_per_second": pairs / max(seconds, 1e-9),
+            "train/tokens_saved": 1 - tokens / max(plain_tokens, 1),
+        }
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
         self.history.append(row)
         if self.report is not None and self.trainer.is_global_zero:
             self.report(row["epoch"], dict(row))
+
+    def _all_ranks(self, counts: list[int]) -> list[int]:
+        total = torch.tensor(counts, device=self.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(total)
+        return [int(t) for t in total]
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip the whole gradient's norm and keep what it was."""
@@ -213,6 +237,48 @@ class RewardModule(pl.LightningModule):
             return warm
         left = (self.steps - step) / max(1, self.steps - options.warmup_steps)
         return min(warm, max(0.0, left))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only trained weights, and what the epoch has seen so far, in plain tensors."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {
+            name: w for name, w in checkpoint["state_dict"].items() if name in trained
+        }
+        index, values = self._training.gather(self.trainer.strategy)
+        norms = self._gradient_norms
+        checkpoint["rmexp"] = {
+            "history": self.history,
+            "index": torch.from_numpy(index),
+            "values": torch.from_numpy(values),
+            "gradient_norms": torch.stack(norms) if norms else torch.zeros(0),
+            "counts": self._all_ranks(
+                [self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs]
+            ),
+            "tokens_seen": self.tokens_seen,
+            "seconds": self.seconds,
+            "epoch_seconds": self._seconds_before + time.perf_counter() - self._began,
+            "random_state": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on in the middle of the epoch."""
+        state = checkpoint["rmexp"]
+        self._start_epoch()
+        self.history = list(state["history"])
+        self._training.index = [state["index"].numpy()]
+        self._training.values = [state["values"].float()]
+        self._gradient_norms = list(state["gradient_norms"])
+        counts = state["counts"] if self.trainer.is_global_zero else [0, 0, 0]
+        self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs = counts
+        self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
+        self._seconds_before = state["epoch_seconds"]
+        self._random_state = state["random_state"]
+
+    def on_train_start(self) -> None:
+        """The adapters' dropout goes on where it was."""
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+            self._began = time.perf_counter()
 
     def transfer_batch_to_device(self, batch: PairBatch, device: Any, index: int) -> PairBatch:
         """Lightning's own transfer knows no dataclasses with plain data."""

@@ -8,24 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from pytorch_lightning.strategies import DDPStrategy
 
 from rmexp.backbone.classifier import Classifier, head_names
 from rmexp.backbone.frozen import FrozenStates
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions, Precision
+from rmexp.backbone.sharding import StrategyName, strategy_of, whole_weights
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.backbone.text import TemplateName, TextTemplate
 from rmexp.backbone.tokens import TokenStore
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.preferences.pair import Pair
-from rmexp.reward.batches import PairDataset, PairSampler, TokenisedPairs, tokenise_pairs
+from rmexp.reward.batches import tokenise_pairs
+from rmexp.reward.checkpoint import KeepLast, last_checkpoint, remove_checkpoints
 from rmexp.reward.data import TrainingPairs
+from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
 from rmexp.reward.module import Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
@@ -37,7 +39,7 @@ class TrainedModel:
 
     Attributes:
         path: the saved folder, None where saving was not asked for.
-        model: the reward model, ready to score.
+        model: the reward model, ready to score (a sharded one only after loading it from path).
         history: one row an epoch: epoch, step, train/* and validation/* (loss, accuracy, margin,
             reward_mean, reward_std), train/gradient_norm, train/tokens_per_second.
         metrics: pairs given, dropped (and why) and truncated, texts tokenised by this call,
@@ -79,9 +81,11 @@ def train_reward_model(
     deterministic: bool = True,
     accelerator: str = "cpu",
     devices: int = 1,
-    strategy: Any = "auto",
+    strategy: StrategyName = "auto",
+    nodes: int = 1,
     report: Report | None = None,
     resume: bool = False,
+    checkpoint_steps: int = 0,
     save: bool = True,
 ) -> TrainedModel:
     """Train by the Bradley-Terry loss and save the result.
@@ -115,11 +119,13 @@ def train_reward_model(
             them each time.
         threads: of torch on the CPU; None leaves them.
         deterministic: ask for deterministic kernels on a GPU too (the CPU's always are).
-        accelerator: Lightning's.
-        devices: Lightning's.
-        strategy: Lightning's.
+        accelerator: cpu, gpu or mps.
+        devices: processes on each node, one a device.
+        strategy: auto (one device), ddp, fsdp or fsdp2.
+        nodes: machines, under torchrun or SLURM.
         report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
         resume: go on from the last checkpoint in the directory, where there is one.
+        checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
         save: whether to write the model.
 
     Raises:
@@ -129,10 +135,15 @@ def train_reward_model(
     if epochs < 1 or batch_pairs < 1:
         raise UserError("epochs and batch_pairs must be at least 1")
     optimiser = OptimiserOptions(learning_rate, weight_decay, warmup_steps, schedule, gradient_clip)
+    checkpoints = directory / "checkpoints"
     with _threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
+
         path = resolve_model(model, cache_dir)
+        weights = weights_fingerprint(path)
         classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
+        _prepare(classifier, loss)
+
         form = _template(classifier, template, max_length)
         store = TokenStore(form, cache_dir)
         data = tokenise_pairs(train, store)
@@ -140,37 +151,11 @@ def train_reward_model(
             raise UserError(f"no pair is left to train on: {data.counts}")
         held_out = TrainingPairs.from_preferences(validation or ())
         checked = tokenise_pairs(held_out, store) if len(held_out) else None
-        module = RewardModule(
-            classifier,
-            ids=data.pairs.ids,
-            validation_ids=checked.pairs.ids if checked else (),
-            loss=loss,
-            optimiser=optimiser,
-            steps=epochs * -(-len(data.pairs) // batch_pairs),
-            report=report,
-        )
-        _prepare(classifier, loss)
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
-            max_epochs=epochs,
-            default_root_dir=directory,
-            deterministic="warn" if deterministic and accelerator != "cpu" else None,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+
         frozen = None
         if classifier.frozen_layers and frozen_cache_bytes:
-            frozen = FrozenStates(
-                classifier, weights_fingerprint(path), cache_dir, frozen_cache_bytes
-            )
-        loaders = _Loaders(
+            frozen = FrozenStates(classifier, weights, cache_dir, frozen_cache_bytes)
+        loaders = PairLoaders(
             data,
             checked,
             classifier,
@@ -180,9 +165,42 @@ def train_reward_model(
             share_prompts=share_prompts,
             seed=seed,
         )
-        trainer.fit(module, datamodule=loaders)
-    reward = RewardModel(classifier, form, str(model))
-    saved = reward.save(directory / "model") if save and trainer.is_global_zero else None
+        module = RewardModule(
+            classifier,
+            ids=data.pairs.ids,
+            validation_ids=checked.pairs.ids if checked else (),
+            loss=loss,
+            optimiser=optimiser,
+            steps=epochs * -(-len(data.pairs) // batch_pairs),
+            report=report,
+        )
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy_of(
+                strategy, classifier, accelerator=accelerator, devices=devices, nodes=nodes
+            ),
+            max_epochs=epochs,
+            default_root_dir=directory,
+            deterministic="warn" if deterministic and accelerator != "cpu" else None,
+            callbacks=[KeepLast(checkpoints, checkpoint_steps)] if checkpoint_steps else [],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            module,
+            datamodule=loaders,
+            ckpt_path=last_checkpoint(checkpoints) if resume else None,
+            weights_only=True,
+        )
+        reward = RewardModel(classifier, form, str(model))
+        saved = _save(trainer, reward, directory / "model") if save else None
+        remove_checkpoints(checkpoints)
     return TrainedModel(
         path=saved,
         model=reward,
@@ -194,56 +212,18 @@ def train_reward_model(
             "seconds": module.seconds,
             "tokens_per_second": module.tokens_seen / max(module.seconds, 1e-9),
         },
-        base_fingerprint=weights_fingerprint(path),
+        base_fingerprint=weights,
     )
 
 
-class _Loaders(pl.LightningDataModule):
-    """Loaders are made once ranks are known."""
-
-    def __init__(
-        self,
-        data: TokenisedPairs,
-        checked: TokenisedPairs | None,
-        classifier: Classifier,
-        frozen: FrozenStates | None,
-        *,
-        batch_pairs: int,
-        token_budget: int,
-        share_prompts: bool,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.data, self.checked, self.classifier, self.frozen = data, checked, classifier, frozen
-        self.batch_pairs, self.token_budget = batch_pairs, token_budget
-        self.share_prompts, self.seed = share_prompts, seed
-
-    def _loader(self, data: TokenisedPairs, shuffle: bool, batch_pairs: int) -> DataLoader[Any]:
-        assert self.trainer is not None
-        sampler = PairSampler(
-            len(data.pairs),
-            batch_pairs=batch_pairs,
-            seed=self.seed,
-            weight=data.pairs.weight,
-            rank=self.trainer.global_rank,
-            ranks=self.trainer.world_size,
-            shuffle=shuffle,
-        )
-        dataset = PairDataset(
-            data,
-            self.classifier,
-            token_budget=self.token_budget,
-            share_prompts=self.share_prompts,
-            states=self.frozen.states([*data.chosen, *data.rejected]) if self.frozen else None,
-        )
-        return DataLoader(dataset, sampler=sampler, batch_size=None)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.data, True, self.batch_pairs)
-
-    def val_dataloader(self) -> Any:
-        # Without gradients a batch costs no memory: wide ones leave less padding.
-        return self._loader(self.checked, False, 8 * self.batch_pairs) if self.checked else []
+def _save(trainer: pl.Trainer, reward: RewardModel, folder: Path) -> Path:
+    """Write the model from rank 0; gathering a sharded one takes every rank."""
+    sharded = trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy)
+    weights = whole_weights(reward.classifier.model) if sharded else None
+    if trainer.is_global_zero:
+        reward.save(folder, weights)
+    trainer.strategy.barrier()
+    return folder
 
 
 def _template(classifier: Classifier, name: TemplateName, max_length: int) -> TextTemplate:

@@ -250,3 +250,54 @@ def test_sharing_prompts_trains_the_same_model(tmp_path: Path, cache: Path):
     )
     for name, weight in weights(apart).items():
         assert torch.allclose(weights(shared)[name], weight, atol=1e-4), name
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 9])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    stop_at: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from rmexp.reward.module import RewardModule
+
+    options: dict[str, Any] = {
+        "peft": PeftOptions(kind="lora", dropout=0.2),
+        "epochs": 3,
+        "checkpoint_steps": 2,
+    }
+    whole = run(tmp_path / "whole", cache, **options)
+    assert whole.history[0]["train/tokens_saved"] > 0.2
+    original = RewardModule.training_step
+
+    def stopping(self: RewardModule, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.global_step == stop_at:
+            raise KeyError("stopped")
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(RewardModule, "training_step", stopping)
+    with pytest.raises(KeyError):
+        run(tmp_path / "cut", cache, **options)
+    monkeypatch.setattr(RewardModule, "training_step", original)
+    seen: list[int] = []
+    resumed = run(
+        tmp_path / "cut", cache, resume=True, report=lambda epoch, _: seen.append(epoch), **options
+    )
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], weight), name
+    assert seen[-1] == 3
+    quick = ("train/tokens_per_second", "train/pairs_per_second")
+    for old, new in zip(whole.history, resumed.history, strict=True):
+        assert {k: v for k, v in old.items() if k not in quick} == pytest.approx(
+            {k: v for k, v in new.items() if k not in quick}, abs=1e-6
+        )
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_a_checkpoint_holds_only_what_is_trained(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from rmexp.reward import train as module
+
+    monkeypatch.setattr(module, "remove_checkpoints", lambda folder: None)
+    run(tmp_path, cache, peft=PeftOptions(kind="lora"), checkpoint_steps=2)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all("lora_" in n or "score" in n for n in saved["state_dict"])
+    assert saved["state_dict"]

@@ -1,0 +1,88 @@
+"""Strategies over several devices, and a sharded model's weights in one piece."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from rmexp.backbone.classifier import Classifier, layers_of
+from rmexp.errors import UserError
+
+StrategyName = Literal["auto", "ddp", "fsdp", "fsdp2"]
+
+
+def strategy_of(
+    name: StrategyName, classifier: Classifier, *, accelerator: str, devices: int, nodes: int = 1
+) -> Any:
+    """Lightning's strategy.
+
+    Args:
+        name: ``fsdp2`` (ModelParallelStrategy) also runs on CPU processes; ``fsdp`` does not.
+        classifier: whose layers are the units of sharding.
+        accelerator: cpu, gpu or mps.
+        devices: on each node.
+        nodes: how many machines.
+
+    Raises:
+        UserError: the strategy does not fit the accelerator.
+    """
+    if name == "auto":
+        return "auto"
+    if name == "ddp":
+        from pytorch_lightning.strategies import DDPStrategy
+
+        return DDPStrategy(process_group_backend="gloo" if accelerator == "cpu" else None)
+    if name == "fsdp":
+        from pytorch_lightning.strategies import FSDPStrategy
+
+        if accelerator != "gpu":
+            raise UserError("trainer.strategy=fsdp needs GPUs: use fsdp2, which also runs on CPUs")
+        return FSDPStrategy(
+            auto_wrap_policy={type(layers_of(classifier.inner)[0])},
+            use_orig_params=True,
+            state_dict_type="full",
+        )
+    if name == "fsdp2":
+        from pytorch_lightning.strategies import ModelParallelStrategy
+
+        # Lightning's "auto" would put tensor parallelism inside the node.
+        return ModelParallelStrategy(
+            data_parallel_size=devices * nodes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend="gloo" if accelerator == "cpu" else None,
+        )
+    raise UserError(f"trainer.strategy={name}: use one of auto, ddp, fsdp, fsdp2")
+
+
+def shard(classifier: Classifier, mesh: Any) -> None:
+    """Shard a classifier in place by FSDP2, each layer a unit.
+
+    A causal model's trunk and head are called apart, so each is a root of its own; an encoder is
+    one. Every weight is stored in float32 (one dtype a unit: LlamaFactory #10157), products follow
+    the classifier's autocast.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    inner = classifier.inner
+    inner.float()
+    for layer in layers_of(inner):
+        fully_shard(layer, mesh=mesh)
+    if classifier.causal:
+        fully_shard(classifier.trunk, mesh=mesh)
+        fully_shard(inner.score, mesh=mesh)
+    else:
+        fully_shard(inner, mesh=mesh)
+
+
+def whole_weights(model: Any) -> dict[str, torch.Tensor]:
+    """A sharded model's weights in one piece, on the CPU of rank 0; empty on the others.
+
+    Collective: every rank calls it.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )

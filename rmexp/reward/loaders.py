@@ -1,0 +1,111 @@
+"""The loaders of a training run: resumable in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+
+from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.frozen import FrozenStates
+from rmexp.reward.batches import PairBatch, PairDataset, PairSampler, TokenisedPairs
+
+
+class PairLoader:
+    """Batches in the sampler's order; its state is how many it has given in this epoch.
+
+    Lightning stores that state in checkpoints and sets the sampler's epoch.
+    """
+
+    batch_sampler = None  # Lightning looks for it beside the sampler
+
+    def __init__(self, dataset: PairDataset, sampler: PairSampler) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self._given = 0
+        self._skip = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        skip, self._skip = self._skip, 0
+        for number, index in enumerate(self.sampler):
+            if number < skip:
+                continue
+            self._given = number + 1
+            yield self.dataset[index]
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands."""
+        return {"given": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches given before, in the next epoch that is begun."""
+        self._skip = state["given"] % len(self)
+
+
+class PairLoaders(pl.LightningDataModule):
+    """Loaders of training and validation pairs; made once ranks are known.
+
+    Args:
+        data: training pairs.
+        checked: validation pairs.
+        classifier: the model that will run them.
+        frozen: where its frozen layers' states are kept, None to run the layers.
+        batch_pairs: pairs in one optimiser step, over all ranks.
+        token_budget: tokens in one rectangle.
+        share_prompts: whether the sides of a pair run their common beginning once.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        data: TokenisedPairs,
+        checked: TokenisedPairs | None,
+        classifier: Classifier,
+        frozen: FrozenStates | None,
+        *,
+        batch_pairs: int,
+        token_budget: int,
+        share_prompts: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.batch_pairs, self.seed = batch_pairs, seed
+
+        def dataset(pairs: TokenisedPairs) -> PairDataset:
+            return PairDataset(
+                pairs,
+                classifier,
+                token_budget=token_budget,
+                share_prompts=share_prompts,
+                states=frozen.states([*pairs.chosen, *pairs.rejected]) if frozen else None,
+            )
+
+        self._train = dataset(data)
+        self._validation = dataset(checked) if checked else None
+
+    def _loader(self, dataset: PairDataset, shuffle: bool, batch_pairs: int) -> PairLoader:
+        assert self.trainer is not None
+        sampler = PairSampler(
+            len(dataset),
+            batch_pairs=batch_pairs,
+            seed=self.seed,
+            weight=dataset.data.pairs.weight,
+            rank=self.trainer.global_rank,
+            ranks=self.trainer.world_size,
+            shuffle=shuffle,
+        )
+        return PairLoader(dataset, sampler)
+
+    def train_dataloader(self) -> PairLoader:
+        """Training pairs, shuffled afresh each epoch."""
+        return self._loader(self._train, True, self.batch_pairs)
+
+    def val_dataloader(self) -> Any:
+        """Validation pairs in order; wide batches, since without gradients they cost no memory."""
+        if self._validation is None:
+            return []
+        return self._loader(self._validation, False, 8 * self.batch_pairs)

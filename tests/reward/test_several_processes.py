@@ -1,0 +1,117 @@
+"""Runs in processes of their own: killed and resumed, and two ranks against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json, os, signal, sys
+import torch
+from pathlib import Path
+from rmexp.backbone.options import PeftOptions
+from rmexp.preferences.pair import Pair, prompt_from_text
+from rmexp.reward.data import TrainingPairs
+from rmexp.reward.module import RewardModule
+from rmexp.reward.train import train_reward_model
+
+options = json.loads(sys.argv[1])
+kill_at = options.pop("kill_at", None)
+if kill_at is not None:
+    original = RewardModule.training_step
+    def step(self, batch, index):
+        if self.global_step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, batch, index)
+    RewardModule.training_step = step
+count = 11
+pairs = TrainingPairs(
+    [f"t{i}" for i in range(count)],
+    [prompt_from_text(f"question {i}") for i in range(count)],
+    [f"kind answer {i}" + " more" * (i % 3) for i in range(count)],
+    [f"rude words {i}" + " more" * (i % 2) for i in range(count)],
+    weight=torch.linspace(0.5, 2, count).numpy(),
+)
+held = [Pair(f"v{i}", prompt_from_text(f"held {i}"), f"k {i}", f"r {i * 7}", "a") for i in range(5)]
+for name in ("directory", "cache_dir"):
+    options[name] = Path(options[name])
+options["peft"] = PeftOptions(**options["peft"])
+trained = train_reward_model(
+    pairs, held, seed=1, batch_pairs=4, max_length=128, learning_rate=1e-3, warmup_steps=0,
+    threads=1, **options,
+)
+if int(os.environ.get("RANK", 0)) == 0:
+    (options["directory"] / "history.json").write_text(json.dumps(trained.history))
+"""
+
+
+def start(folder: Path, cache: Path, ranks: int = 1, **options: Any) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    options = {"model": "tiny", "epochs": 2, "peft": {"kind": "full"}} | options
+    options |= {"directory": str(folder), "cache_dir": str(cache), "devices": ranks}
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    root = Path(__file__).resolve().parents[2]
+    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(script), json.dumps(options)], env=env, timeout=240
+    ).returncode
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = (folder / "model").glob("*.safetensors")
+    return load_file(path)
+
+
+def test_kill_9_in_the_middle_of_an_epoch_then_resume_is_bit_equal(tmp_path: Path, cache: Path):
+    options = {"checkpoint_steps": 1, "epochs": 3}
+    assert start(tmp_path / "whole", cache, **options) == 0
+    assert start(tmp_path / "cut", cache, kill_at=5, **options) == -9
+    assert not (tmp_path / "cut" / "model").exists()
+    assert start(tmp_path / "cut", cache, resume=True, **options) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_two_ranks_equal_one(strategy: str, kind: str, model: str, tmp_path: Path, cache: Path):
+    """11 pairs in batches of 4: the last batch leaves the ranks unequal shares."""
+    options = {"peft": {"kind": kind}, "model": model}
+    assert start(tmp_path / "one", cache, **options) == 0
+    assert start(tmp_path / "two", cache, ranks=2, strategy=strategy, **options) == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-5), name
+    first, second = (
+        json.loads((tmp_path / n / "history.json").read_text()) for n in ("one", "two")
+    )
+    for old, new in zip(first, second, strict=True):
+        for key in old:
+            if not key.endswith("_per_second"):
+                assert new[key] == pytest.approx(old[key], abs=1e-4), key
+
+
+def test_a_sharded_run_is_killed_and_resumed(tmp_path: Path, cache: Path):
+    options = {"checkpoint_steps": 1, "strategy": "fsdp2", "peft": {"kind": "lora"}}
+    assert start(tmp_path / "whole", cache, ranks=2, **options) == 0
+    assert start(tmp_path / "cut", cache, ranks=2, kill_at=4, **options) != 0
+    assert start(tmp_path / "cut", cache, ranks=2, resume=True, **options) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.allclose(whole[n], resumed[n], atol=1e-6) for n in whole)
