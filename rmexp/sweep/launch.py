@@ -168,6 +168,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     executor = make_executor(plan.study.executor, plan.trainer)
     folder.make()
     study = open_study(folder, plan.study.sweep, plan.space)
+    study.set_user_attr("target", plan.study.sweep.trials)
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
     controller = Controller(
         study=study,

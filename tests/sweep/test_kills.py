@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from benchmarks.postgres_server import postgres, programs
 from benchmarks.soak import Soak
 
