@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow soak lint clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+soak: $(STAMP)
+	for storage in sqlite journal postgresql; do \
+	  $(BIN)/python benchmarks/soak.py --storage $$storage --out benchmarks/results/soak_$$storage.json || exit 1; \
+	done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -179,7 +179,9 @@ def _work(
     from rmexp.trial.schema import trial_config
 
     if run is None:
-        from rmexp.trial.run import run_trial as run
+        from rmexp.trial.run import run_trial
+
+        run = run_trial
 
     def report(epoch: int, value: float) -> bool:
         with lock:

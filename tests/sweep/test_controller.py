@@ -1,100 +1,26 @@
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 
 import optuna
 import pytest
+from sweep_doubles import SPACE, FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
-from rmexp.sweep.controller import Controller, Progress
-from rmexp.sweep.job import Ended, ReportHandler, TrialJob
+from rmexp.sweep.job import TrialJob
 from rmexp.sweep.samplers import make_sampler
-from rmexp.sweep.schema import PrunerConfig, SamplerConfig, SweepConfig
+from rmexp.sweep.schema import PrunerConfig, SamplerConfig
 from rmexp.sweep.space import Dimension, Space
-from rmexp.sweep.study import StudyFolder, open_study
+from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
-
-FLOAT = optuna.distributions.FloatDistribution(0.0, 1.0)
-SPACE = Space((Dimension("gamma", FLOAT),))
-
-
-class FakeExecutor:
-    """Ends jobs in their order, with what ``outcome`` says of each."""
-
-    slots = 2
-    threads = 1
-
-    def __init__(self, outcome=lambda job: job.config["gamma"], crash_after: int | None = None):
-        self.outcome, self.crash_after = outcome, crash_after
-        self.jobs: deque[TrialJob] = deque()
-        self.submitted: list[TrialJob] = []
-        self.most_at_once = 0
-        self.closed = False
-
-    def submit(self, job: TrialJob) -> None:
-        assert job.directory not in [j.directory for j in self.submitted]
-        self.jobs.append(job)
-        self.submitted.append(job)
-        self.most_at_once = max(self.most_at_once, len(self.jobs))
-
-    def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
-        if self.crash_after is not None and len(self.submitted) > self.crash_after:
-            raise KeyboardInterrupt
-        job = self.jobs.popleft()
-        result = self.outcome(job)
-        if isinstance(result, str):
-            return [Ended(job, result)]
-        state, reason = "complete", ""
-        if isinstance(result, list):
-            for epoch, value in enumerate(result, 1):
-                if on_report(job.number, epoch, value):
-                    state, reason = "pruned", "pruned"
-                    break
-            result = result[-1]
-        if isinstance(result, Exception):
-            state, reason, result = "failed", str(result), None
-        (job.directory / MODEL).mkdir(parents=True)
-        objectives = [] if result is None else [result]
-        record = TrialRecord(state, reason, result, job.config, job.identity, objectives=objectives)
-        record.write(job.directory)
-        return [Ended(job)]
-
-    def cancel(self, number: int) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _controller(tmp_path: Path, executor: FakeExecutor, space: Space = SPACE, **sweep):
-    folder = StudyFolder(tmp_path / "studies" / "s")
-    folder.make()
-    config = SweepConfig(**{"trials": 6, **sweep})
-    events: list[Progress] = []
-    study = open_study(folder, config, space)
-    controller = Controller(
-        study=study,
-        folder=folder,
-        config=config,
-        space=space,
-        config_for=lambda values: TrialConfig(cache_dir="c", **values),
-        executor=executor,
-        on_progress=events.append,
-    )
-    return controller, study, events
-
-
-def _states(study: optuna.Study) -> list[str]:
-    return [t.state.name for t in study.get_trials(deepcopy=False)]
 
 
 def test_a_sweep_runs_to_its_target_with_all_slots_busy(tmp_path: Path) -> None:
     executor = FakeExecutor()
-    controller, study, events = _controller(tmp_path, executor)
+    controller, study, events = controller_of(tmp_path, executor)
     controller.run()
-    assert _states(study) == ["COMPLETE"] * 6
+    assert states(study) == ["COMPLETE"] * 6
     assert executor.most_at_once == 2
     assert executor.closed
     assert events[-1].complete == 6
@@ -103,20 +29,20 @@ def test_a_sweep_runs_to_its_target_with_all_slots_busy(tmp_path: Path) -> None:
 
 def test_the_same_command_after_an_interruption_goes_on_to_the_target(tmp_path: Path) -> None:
     first = FakeExecutor(crash_after=3)
-    controller, study, _ = _controller(tmp_path, first)
+    controller, study, _ = controller_of(tmp_path, first)
     with pytest.raises(KeyboardInterrupt):
         controller.run()
     assert first.closed
-    done = _states(study).count("COMPLETE")
+    done = states(study).count("COMPLETE")
     lost = [t.params for t in study.get_trials() if t.state.name == "RUNNING"]
     assert done < 6
     assert lost
     second = FakeExecutor()
-    controller, study, _ = _controller(tmp_path, second)
+    controller, study, _ = controller_of(tmp_path, second)
     controller.run()
-    states = _states(study)
-    assert states.count("COMPLETE") == 6
-    assert "RUNNING" not in states
+    found = states(study)
+    assert found.count("COMPLETE") == 6
+    assert "RUNNING" not in found
     assert len(second.submitted) == 6 - done
     # The interrupted points are run again, in directories of their own.
     again = [job.config["gamma"] for job in second.submitted]
@@ -125,7 +51,7 @@ def test_the_same_command_after_an_interruption_goes_on_to_the_target(tmp_path: 
 
 
 def test_a_trial_that_ended_just_before_the_controller_died_counts(tmp_path: Path) -> None:
-    controller, study, _ = _controller(tmp_path, FakeExecutor(), trials=1)
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
     trial = study.ask(SPACE.distributions)
     directory = controller.folder.trial(trial.number)
     directory.mkdir(parents=True)
@@ -135,7 +61,7 @@ def test_a_trial_that_ended_just_before_the_controller_died_counts(tmp_path: Pat
     identity = TrialIdentity("s", 0)
     TrialRecord("complete", "", 0.7, config.to_plain(), identity, objectives=[0.7]).write(directory)
     executor = FakeExecutor()
-    controller, study, _ = _controller(tmp_path, executor, trials=1)
+    controller, study, _ = controller_of(tmp_path, executor, trials=1)
     controller.run()
     assert not executor.submitted
     assert study.best_value == 0.7
@@ -143,7 +69,7 @@ def test_a_trial_that_ended_just_before_the_controller_died_counts(tmp_path: Pat
 
 def test_a_resumed_study_does_not_propose_its_old_points_again(tmp_path: Path) -> None:
     for trials in (4, 8):
-        controller, study, _ = _controller(
+        controller, study, _ = controller_of(
             tmp_path, FakeExecutor(), trials=trials, sampler=SamplerConfig(kind="random")
         )
         controller.run()
@@ -155,9 +81,9 @@ def test_an_equal_point_is_not_trained_twice(tmp_path: Path) -> None:
     choices = optuna.distributions.CategoricalDistribution([0.25, 0.5])
     space = Space((Dimension("gamma", choices),))
     executor = FakeExecutor()
-    controller, study, _ = _controller(tmp_path, executor, space, trials=8)
+    controller, study, _ = controller_of(tmp_path, executor, space, trials=8)
     controller.run()
-    assert _states(study) == ["COMPLETE"] * 8
+    assert states(study) == ["COMPLETE"] * 8
     trained = [job.config["gamma"] for job in executor.submitted]
     # Two slots can hold the same point at the same time; after that nothing is trained again.
     assert len(trained) <= 4
@@ -171,25 +97,25 @@ def test_pruned_is_pruned_and_counts_to_the_target(tmp_path: Path) -> None:
     def outcome(job: TrialJob) -> list[float]:
         return [1.0 / (job.number + 1)] * 3
 
-    controller, study, _ = _controller(
+    controller, study, _ = controller_of(
         tmp_path,
         FakeExecutor(outcome),
         pruner=PrunerConfig(kind="median", startup_trials=1),
     )
     controller.run()
-    states = _states(study)
-    assert states.count("PRUNED") > 0
-    assert states.count("PRUNED") + states.count("COMPLETE") == 6
-    assert "FAIL" not in states
+    found = states(study)
+    assert found.count("PRUNED") > 0
+    assert found.count("PRUNED") + found.count("COMPLETE") == 6
+    assert "FAIL" not in found
 
 
 def test_a_failure_is_told_and_does_not_count(tmp_path: Path) -> None:
     def outcome(job: TrialJob):
         return ValueError("bad luck") if job.number == 1 else 0.5
 
-    controller, study, events = _controller(tmp_path, FakeExecutor(outcome), trials=3)
+    controller, study, events = controller_of(tmp_path, FakeExecutor(outcome), trials=3)
     controller.run()
-    assert _states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert study.get_trials()[1].user_attrs["reason"] == "bad luck"
     assert any("trial 1 failed: bad luck" in e.event for e in events)
 
@@ -198,15 +124,15 @@ def test_a_lost_worker_fails_its_trial_alone(tmp_path: Path) -> None:
     def outcome(job: TrialJob):
         return "worker lost: killed by SIGKILL" if job.number == 0 else 0.5
 
-    controller, study, _ = _controller(tmp_path, FakeExecutor(outcome), trials=2)
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(outcome), trials=2)
     controller.run()
-    assert _states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert "SIGKILL" in study.get_trials()[0].user_attrs["reason"]
 
 
 def test_too_many_failures_stop_the_sweep(tmp_path: Path) -> None:
     executor = FakeExecutor(lambda job: ValueError("always"))
-    controller, _, _ = _controller(tmp_path, executor, max_failures=2)
+    controller, _, _ = controller_of(tmp_path, executor, max_failures=2)
     with pytest.raises(UserError, match="3 trials failed in this run, the last with: always"):
         controller.run()
     assert executor.closed
@@ -214,7 +140,7 @@ def test_too_many_failures_stop_the_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", ["best", "last", "all"])
 def test_only_the_wanted_models_stay(tmp_path: Path, keep: str) -> None:
-    controller, study, _ = _controller(tmp_path, FakeExecutor(), keep=keep, trials=4)
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(), keep=keep, trials=4)
     controller.run()
     kept = {p.parent.name for p in (tmp_path / "studies/s/trials").glob(f"*/{MODEL}")}
     expected = {
@@ -237,9 +163,9 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_direction_of_a_study_cannot_change(tmp_path: Path) -> None:
-    _controller(tmp_path, FakeExecutor())
+    controller_of(tmp_path, FakeExecutor())
     with pytest.raises(UserError, match=r"sweep\.direction"):
-        _controller(tmp_path, FakeExecutor(), direction="minimize")
+        controller_of(tmp_path, FakeExecutor(), direction="minimize")
 
 
 def test_a_grid_over_an_interval_is_refused_by_name() -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 
+import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rmexp.errors import UserError
+from rmexp.sweep.samplers import make_sampler
+from rmexp.sweep.schema import SamplerConfig
 from rmexp.sweep.space import Space, build_space, quoted
 
 
@@ -88,3 +91,68 @@ def test_the_size_of_a_space() -> None:
     assert _space({"a": "choice(1, 2)", "b": "range(0, 3)"}).size == 6
     assert _space({"a": "range(0, 1, 0.25)"}).size == 4
     assert math.isinf(_space({"a": "interval(0, 1)"}).size)
+
+
+PEFT = {"peft": "choice(full, lora, last_k)"}
+
+
+def test_a_condition_searches_a_key_only_beside_its_value() -> None:
+    space = _space({**PEFT, "peft.rank": {"when": "peft=lora", "space": "choice(4, 8)"}})
+    assert space.size == 4
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(40):
+        params = space.suggest(study.ask())
+        assert ("peft.rank" in params) == (params["peft"] == "lora")
+        assert "peft.rank" not in space.values({"peft": "full"})
+        seen.add(tuple(params.values()))
+    assert len(seen) == 4
+    # Every branch is composed before anything runs.
+    assert {"peft": "lora", "peft.rank": 4} in list(space.edges())
+
+
+def test_a_condition_may_name_several_values_and_hang_on_another_condition() -> None:
+    space = _space(
+        {
+            **PEFT,
+            "a": {"when": "peft=choice(lora,last_k)", "space": "choice(1, 2)"},
+            "b": {"when": "a=2", "space": "choice(1, 2, 3)"},
+        }
+    )
+    assert space.size == 1 + 2 * (1 + 3)
+
+
+def test_a_fixed_value_settles_a_condition() -> None:
+    rank = {"peft.rank": {"when": "peft=lora", "space": "choice(4, 8)"}}
+    assert _space({**PEFT, **rank}, ("peft=lora",)).size == 2
+    assert _space({**PEFT, **rank}, ("peft=full",)).dimensions == ()
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ({"when": "peft=lora"}, "has the keys"),
+        ({"when": "model=tiny", "space": "choice(1, 2)"}, "no earlier choice"),
+        ({"when": "peft=nope", "space": "choice(1, 2)"}, "is none of"),
+        ({"when": "peft", "space": "choice(1, 2)"}, "cannot read"),
+    ],
+)
+def test_a_wrong_condition_names_its_key(condition: dict, message: str) -> None:
+    with pytest.raises(UserError, match=rf"sweep\.space\.rank.*{message}"):
+        _space({**PEFT, "rank": condition})
+
+
+def test_enqueued_values_become_labels_or_are_refused() -> None:
+    space = _space({"x": "choice([1, 2], [3])", "y": "interval(0, 1)"})
+    assert space.values({"x": space.label("x", [1, 2])}) == {"x": [1, 2]}
+    assert space.label("y", 0.5) == 0.5
+    with pytest.raises(UserError, match=r"y=2 is outside 0 to 1"):
+        space.label("y", 2)
+    with pytest.raises(UserError, match="'z' is not searched"):
+        space.label("z", 2)
+
+
+def test_a_grid_refuses_conditions_by_name() -> None:
+    space = _space({**PEFT, "rank": {"when": "peft=lora", "space": "choice(4, 8)"}})
+    with pytest.raises(UserError, match="cannot search a space with 'when'"):
+        make_sampler(SamplerConfig(kind="grid"), space, 0)

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from sweep_doubles import FakeExecutor, controller_of, states
+
+from rmexp.errors import UserError
+from rmexp.reward.losses import NonFiniteError
+from rmexp.sweep.console import console, failures_table
+from rmexp.sweep.failures import failure_rows
+from rmexp.sweep.job import TrialJob
+from rmexp.sweep.samplers import check_sampler, make_sampler
+from rmexp.sweep.schema import SamplerConfig
+from rmexp.sweep.space import Dimension, Space
+from rmexp.sweep.study import best_trial, front, load_study
+from rmexp.sweep.worker_processes import ProcessExecutor
+from rmexp.trial.failure import failure_kind
+from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.schema import TrialConfig
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (NonFiniteError("the loss is NaN or infinite at pairs a, b"), "nan"),
+        (UserError("objective 'a', position 1: metric 'a' is NaN"), "nan"),
+        (UserError("data: no row"), "user_error"),
+        (TimeoutError("no answer"), "time_out"),
+        (ValueError("else"), "other"),
+    ],
+)
+def test_failures_are_sorted_by_what_can_be_done(error: Exception, kind: str) -> None:
+    assert failure_kind(error) == kind
+
+
+def _failing(kind: str, times: int):
+    """Fails the first trials with one kind, then completes."""
+    failed: list[int] = []
+
+    def outcome(job: TrialJob):
+        if len(failed) < times:
+            failed.append(job.number)
+            return TrialRecord(
+                "failed", "no luck", None, job.config, job.identity, traceback="end", failure=kind
+            )
+        return 0.5
+
+    return outcome
+
+
+def test_each_kind_has_its_own_retries(tmp_path: Path) -> None:
+    for kind in ("nan", "out_of_memory"):
+        executor = FakeExecutor(_failing(kind, 2), slots=1)
+        controller, study, _ = controller_of(
+            tmp_path / kind, executor, trials=2, retry={"nan": 2, "lost_worker": 1}
+        )
+        controller.run()
+        failed = [t for t in study.get_trials() if t.state.name == "FAIL"]
+        assert len(failed) == 2
+        assert {t.user_attrs["failure"] for t in failed} == {kind}
+        assert all(t.user_attrs["traceback"] == "end" for t in failed)
+        gammas = [job.config["gamma"] for job in executor.submitted]
+        assert len(gammas) == 4
+        assert len(set(gammas)) == (2 if kind == "nan" else 4)
+        assert [j.identity.attempt for j in executor.submitted] == (
+            [0, 1, 2, 0] if kind == "nan" else [0, 0, 0, 0]
+        )
+
+
+def test_a_retry_goes_on_from_the_lost_trials_checkpoint_in_its_own_folder(tmp_path: Path) -> None:
+    def outcome(job: TrialJob):
+        return "worker lost: killed by SIGKILL" if job.number == 0 else 0.5
+
+    executor = FakeExecutor(outcome, slots=1)
+    controller, _, events = controller_of(tmp_path, executor, trials=1)
+    controller.run()
+    first, second = executor.submitted
+    assert first.resume_from is None
+    assert second.resume_from == first.directory != second.directory
+    assert any("its point runs again" in e.event for e in events)
+
+
+def test_what_is_run_again_does_not_use_up_the_failure_budget(tmp_path: Path) -> None:
+    def outcome(job: TrialJob):
+        return "worker lost" if job.identity.attempt == 0 else 0.5
+
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(outcome), trials=4, max_failures=0)
+    controller.run()
+    assert sorted(states(study)) == ["COMPLETE"] * 4 + ["FAIL"] * 4
+
+
+def test_the_table_of_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def outcome(job: TrialJob):
+        return "worker lost: [x]" if job.number == 0 else 0.5
+
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(outcome), trials=2)
+    controller.run()
+    (row,) = failure_rows(study.get_trials())
+    assert (row.kind, row.count, row.retried) == ("lost_worker", 1, 1)
+    console().print(failures_table([row]))
+    assert "worker lost: [x]" in capsys.readouterr().out
+
+
+def test_a_trial_over_its_time_is_stopped_and_sorted(tmp_path: Path) -> None:
+    class Slow(FakeExecutor):
+        def wait(self, on_report, timeout):
+            if not self.cancelled:
+                time.sleep(0.02)
+                return []
+            return self.lose(self.cancelled.pop())
+
+    executor = Slow(slots=1)
+    controller, study, _ = controller_of(
+        tmp_path, executor, trials=1, trial_timeout=0.05, max_failures=0
+    )
+    with pytest.raises(UserError, match=r"trial_timeout=0.05"):
+        controller.run()
+    (trial,) = study.get_trials()
+    assert trial.user_attrs["failure"] == "time_out"
+
+
+def test_no_trial_starts_after_the_wall_clock_budget(tmp_path: Path) -> None:
+    executor = FakeExecutor(slots=1)
+    controller, study, _ = controller_of(tmp_path, executor, trials=100, timeout=0.2)
+    controller.run()
+    assert 0 < len(executor.submitted) < 100
+    assert "RUNNING" not in states(study)
+
+
+def test_a_nan_kills_its_trial_not_the_sweep(tmp_path: Path) -> None:
+    """Trap 19."""
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(_failing("nan", 1)), trials=3)
+    controller.run()
+    assert states(study).count("COMPLETE") == 3
+
+
+def test_guards_rule_the_best_trial_and_reach_the_sampler(tmp_path: Path) -> None:
+    def outcome(job: TrialJob):
+        value = job.config["gamma"]
+        return TrialRecord(
+            "complete",
+            "",
+            value,
+            job.config,
+            job.identity,
+            metrics={"validation/refusals": value},
+            objectives=[value],
+        )
+
+    controller, study, _ = controller_of(
+        tmp_path, FakeExecutor(outcome), trials=12, guards=["refusals <= 0.5"]
+    )
+    controller.run()
+    values = [t.value for t in study.get_trials()]
+    assert max(values) > 0.5
+    assert best_trial(study).value == max(v for v in values if v <= 0.5)
+    seen = study.get_trials()[0].system_attrs["constraints"]
+    assert list(seen) == study.get_trials()[0].user_attrs["violations"]
+
+
+def test_samplers_that_cannot_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"sweep\.guards: sampler cmaes"):
+        check_sampler(SamplerConfig(kind="cmaes"), guarded=True, objectives=1)
+    with pytest.raises(UserError, match="cmaes takes one objective"):
+        check_sampler(SamplerConfig(kind="cmaes"), guarded=False, objectives=2)
+
+
+def test_several_objectives_and_their_front(tmp_path: Path) -> None:
+    def outcome(job: TrialJob):
+        gamma = job.config["gamma"]
+        values = [gamma, gamma if gamma < 0.5 else 1.0]
+        return TrialRecord("complete", "", gamma, job.config, job.identity, objectives=values)
+
+    directions = ["maximize", "minimize"]
+    controller, study, events = controller_of(
+        tmp_path, FakeExecutor(outcome), trials=10, direction=directions
+    )
+    controller.run()
+    assert len(study.get_trials()) == 10
+    values = [t.values for t in study.get_trials()]
+    expected = [
+        v for v in values if not any(w[0] >= v[0] and w[1] <= v[1] and w != v for w in values)
+    ]
+    assert [t.values for t in front(study)] == expected
+    assert events[-1].best is None
+    with pytest.raises(UserError, match="several objectives"):
+        best_trial(study)
+
+
+def test_points_of_the_user_are_run_first_and_warm_start_teaches(tmp_path: Path) -> None:
+    executor = FakeExecutor()
+    controller, _, _ = controller_of(
+        tmp_path, executor, trials=3, enqueue=[{"gamma": 0.125}, {"gamma": 0.25}]
+    )
+    controller.run()
+    assert [j.config["gamma"] for j in executor.submitted][:2] == [0.125, 0.25]
+    again, study, _ = controller_of(
+        tmp_path, FakeExecutor(), trials=2, warm_start=["s"], name="second"
+    )
+    again.run()
+    # What was learned is in the study for the sampler, but is none of its two trials.
+    assert len(study.get_trials()) == 5
+    own = [t for t in study.get_trials() if "warm_start" not in t.user_attrs]
+    assert len(own) == 2
+    assert best_trial(study).number in {t.number for t in own}
+    reopened = load_study(tmp_path, "second")
+    assert len(reopened.get_trials()) == 5
+
+
+def test_a_grid_ends_at_its_last_point(tmp_path: Path) -> None:
+    choices = optuna.distributions.CategoricalDistribution([0.1, 0.2, 0.3])
+    executor = FakeExecutor()
+    controller, study, _ = controller_of(
+        tmp_path,
+        executor,
+        Space((Dimension("gamma", choices),)),
+        trials=50,
+        sampler=SamplerConfig(kind="grid"),
+    )
+    controller.run()
+    assert sorted(j.config["gamma"] for j in executor.submitted) == [0.1, 0.2, 0.3]
+    assert states(study) == ["COMPLETE"] * 3
+
+
+def test_two_controllers_do_not_propose_the_same_points() -> None:
+    distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
+    space = Space((Dimension("gamma", distribution),))
+    values = []
+    for name in ("a", "b"):
+        sampler = make_sampler(SamplerConfig(kind="random"), space, 0, controller=name)
+        values.append(space.suggest(optuna.create_study(sampler=sampler).ask())["gamma"])
+    assert values[0] != values[1]
+
+
+def test_a_worker_that_is_given_up_writes_into_its_own_folder_only(tmp_path: Path) -> None:
+    """Trap 33: the first controller sleeps through its lease and wakes after its successor."""
+    first, study, events = controller_of(tmp_path, FakeExecutor(slots=1), trials=1, lease=0.01)
+    config = TrialConfig(cache_dir="c", gamma=0.5)
+
+    def outcome(job: TrialJob):
+        # While it sleeps, another takes its trial up and finishes the point.
+        second, _, _ = controller_of(tmp_path, successor, trials=1, lease=0.01)
+        frozen = study.get_trials()[0]
+        second_study = second.study
+        second_study._storage.set_trial_user_attr(frozen._trial_id, "controller", "asleep")
+        second.run()
+        return 0.9
+
+    successor = FakeExecutor(lambda job: 0.1)
+    first.executor.outcome = outcome
+    first.run()
+    assert [(t.state.name, t.value) for t in study.get_trials()] == [
+        ("FAIL", None),
+        ("COMPLETE", 0.1),
+    ]
+    assert any("its result does not count" in e.event for e in events)
+    old, new = (TrialRecord.read(tmp_path / f"studies/s/trials/000{i}") for i in (0, 1))
+    assert (old.objective, new.objective) == (0.9, 0.1)
+    assert config.gamma == 0.5
+
+
+def _which_gpus(config, *, directory: Path, identity: TrialIdentity, report, **ignored) -> None:
+    record = TrialRecord(
+        "complete", os.environ.get("CUDA_VISIBLE_DEVICES", ""), 0.0, config.to_plain(), identity
+    )
+    time.sleep(0.3)
+    record.write(directory)
+
+
+@pytest.mark.slow
+def test_each_slot_has_gpus_of_its_own(tmp_path: Path) -> None:
+    executor = ProcessExecutor(None, ranks=2, gpus=("0", "1", "2", "5"), run=_which_gpus)
+    assert executor.slots == 2
+    plain = TrialConfig(cache_dir="c").to_plain()
+    for number in (0, 1):
+        executor.submit(TrialJob(TrialIdentity("s", number), plain, tmp_path / str(number)))
+    ended = []
+    while len(ended) < 2:
+        ended += executor.wait(lambda *report: False, 1.0)
+    executor.close()
+    assert [TrialRecord.read(tmp_path / str(n)).reason for n in (0, 1)] == ["0,1", "2,5"]
+
+
+def test_more_gpus_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match=r"executor\.slots: 2 trials of trainer.devices=2"):
+        ProcessExecutor(2, ranks=2, gpus=("0", "1", "2"))
