@@ -36,6 +36,9 @@ usage: rmexp COMMAND ...
   status     where a study stands                       rmexp status STUDY [--watch]
   report     one HTML file about a study                rmexp report STUDY [--out FILE]
   confirm    the top trials on fresh seeds              rmexp confirm STUDY [--top K] [--seeds M]
+  dashboard  W&B workspace and report of a study        rmexp dashboard STUDY [--dry-run]
+  sync       upload a study's offline W&B runs          rmexp sync STUDY
+  ui         a read-only page of all studies            rmexp ui [--port 8080]
   studies    the studies below the output folder        rmexp studies
   evaluate   a trained model on human preferences       rmexp evaluate model.path=FOLDER
   label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
@@ -61,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "status": status,
         "report": report,
         "confirm": confirm,
+        "dashboard": dashboard,
+        "sync": sync,
+        "ui": ui,
         "studies": studies,
         "doctor": doctor,
     }
@@ -266,6 +272,51 @@ def confirm(words: list[str]) -> None:
             on_event=lambda event: console(stderr=True).print(event, markup=False),
         )
     print_confirmation(result)
+
+
+def dashboard(words: list[str]) -> None:
+    """W&B workspace and report of a study."""
+    parser = _parser("dashboard", "a W&B workspace and report, written as code")
+    parser.add_argument("--dry-run", action="store_true", help="write their JSON, need no account")
+    parser.add_argument("--out", help="the dry run's file; dashboard.json in the study's folder")
+    options = parser.parse_args(words)
+    from rmexp.views.dashboard import save_dashboard, write_dashboard
+    from rmexp.views.study_view import view_study
+
+    study, folder = _study(options)
+    view = view_study(study, folder)
+    if options.dry_run:
+        out = folder.root / "dashboard.json" if options.out is None else Path(options.out)
+        write_dashboard(view, out)
+        print(f"dashboard: {out}")
+        return
+    workspace, report = save_dashboard(view)
+    print(f"workspace: {workspace}\nreport: {report}")
+
+
+def sync(words: list[str]) -> None:
+    """Upload a study's offline W&B runs."""
+    parser = _parser("sync", "upload what was logged offline; what is uploaded stays uploaded")
+    options = parser.parse_args(words)
+    from rmexp.views.sync import sync as upload
+
+    study, folder = _study(options)
+    result = upload(study, folder, on_event=print)
+    print(
+        f"uploaded {result.uploaded}, already there {result.known}, still running {result.running}"
+    )
+
+
+def ui(words: list[str]) -> None:
+    """A read-only page of all studies."""
+    parser = argparse.ArgumentParser("rmexp ui", description="a read-only page of all studies")
+    parser.add_argument("--output-dir", default="outputs", help="where studies lie")
+    parser.add_argument("--host", default="127.0.0.1", help="beyond loopback a token is needed")
+    parser.add_argument("--port", type=int, default=8080)
+    options = parser.parse_args(words)
+    from rmexp.views.server import serve
+
+    serve(Path(options.output_dir), options.host, options.port)
 
 
 def studies(words: list[str]) -> None:

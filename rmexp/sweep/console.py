@@ -182,7 +182,8 @@ def print_best(study: Any, folder: StudyFolder) -> None:
         print_confirmation(confirmation)
     out.print(f"  model and record: {directory}")
     if (directory / "wandb").is_dir():
-        out.print(f"  W&B files: {folder.root / 'trials'}/*/wandb (wandb sync uploads them)")
+        out.print(f"  W&B files: {folder.root / 'trials'}/*/wandb")
+        out.print(f"  rmexp sync {folder.name} uploads them")
     where = (
         ""
         if str(folder.root.parent.parent) == "outputs"

@@ -62,6 +62,10 @@ class WandbTracker:
         """Log a table."""
         self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
+    def artifact(self, artifact: wandb.Artifact, aliases: Sequence[str]) -> None:
+        """Attach files to the run under some aliases."""
+        self._run.log_artifact(artifact, aliases=list(aliases))
+
     def finish(self, state: str, reason: str, summary: Mapping[str, Any]) -> None:
         """Close the run; W&B has no pruned state, so summary and tags carry it (trap 32)."""
         self._run.summary.update({**summary, "state": state, "reason": reason})

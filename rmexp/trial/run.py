@@ -327,6 +327,7 @@ def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
         )
     columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
     trial.tracker.table("labelled_pairs", columns, rows)
+    trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
 
 
 def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
