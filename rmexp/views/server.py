@@ -29,6 +29,10 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _PLOTLY = "/plotly.js"
 _COOKIE = "rmexp_token"
+# optuna-dashboard's own addresses, which its script has built in, so it cannot live below another
+# one. It shows one storage, a study has one each: a cookie says whose.
+_OPTUNA_PATHS = ("dashboard", "api", "static", "csv")
+_CHOSEN = "rmexp_study"
 # Nothing of a page may come from elsewhere, whatever a trial's texts contain.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -71,7 +75,7 @@ def make_app(output_dir: Path, *, token: str | None = None) -> App:
 
 
 class _Pages:
-    """``/``, ``/study/NAME`` with ``/trial/N`` and ``/compare``, ``/optuna/NAME/``."""
+    """``/``, ``/study/NAME`` with ``/trial/N`` and ``/compare``, ``/optuna/NAME``."""
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
@@ -81,8 +85,10 @@ class _Pages:
         parts = [part for part in environ.get("PATH_INFO", "/").split("/") if part]
         query = parse_qs(environ.get("QUERY_STRING", ""))
         try:
-            if parts[:1] == ["optuna"] and len(parts) >= 2:
-                return self._optuna(parts[1], environ, start)
+            if parts[:1] == ["optuna"] and len(parts) == 2:
+                return self._choose(parts[1], start)
+            if parts and parts[0] in _OPTUNA_PATHS:
+                return self._optuna(_cookie(environ, _CHOSEN))(environ, start)
             kind, body = self._page(parts, query)
         except (_NotFound, UserError) as error:
             text = html_module.escape(str(error) or "no such page")
@@ -103,7 +109,7 @@ class _Pages:
         base = f"/study/{quote(name)}"
         if len(parts) == 2:
             navigation = (
-                f'<a href="/">all studies</a> &middot; <a href="/optuna/{quote(name)}/">'
+                f'<a href="/">all studies</a> &middot; <a href="/optuna/{quote(name)}">'
                 f'optuna-dashboard</a> &middot; <a href="{base}/compare">compare two trials</a>'
             )
             return _HTML, study_report(
@@ -153,7 +159,16 @@ class _Pages:
             raise UserError(f"no study '{name}'")
         return load_study(self.output_dir, name), folder
 
-    def _optuna(self, name: str, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+    def _choose(self, name: str, start: StartResponse) -> Iterable[bytes]:
+        """Make a study the one that optuna-dashboard shows, and go there."""
+        study, _ = self._study(name)
+        self._optuna(name)
+        cookie = f"{_CHOSEN}={quote(name)}; HttpOnly; SameSite=Strict; Path=/"
+        location = f"/dashboard/studies/{study._study_id}"
+        start("303 See Other", [("Set-Cookie", cookie), ("Location", location)])
+        return [b""]
+
+    def _optuna(self, name: str) -> App:
         app = self._dashboards.get(name)
         if app is None:
             try:
@@ -162,9 +177,7 @@ class _Pages:
                 raise UserError("pip install 'rmexp[ui]' shows optuna-dashboard here") from error
             study, _ = self._study(name)
             app = self._dashboards[name] = wsgi(study._storage)
-        prefix = f"/optuna/{name}"
-        path = environ["PATH_INFO"].removeprefix(prefix)
-        return app({**environ, "SCRIPT_NAME": prefix, "PATH_INFO": path or "/"}, start)
+        return app
 
 
 def _read_only(app: App) -> App:
@@ -201,7 +214,7 @@ def _with_token(app: App, token: str) -> App:
             location = environ.get("PATH_INFO") or "/"
             start("303 See Other", [("Set-Cookie", cookie), ("Location", location)])
             return [b""]
-        if not hmac.compare_digest(_cookie(environ).encode(), token.encode()):
+        if not hmac.compare_digest(_cookie(environ, _COOKIE).encode(), token.encode()):
             return _answer(
                 start,
                 HTTPStatus.FORBIDDEN,
@@ -212,9 +225,9 @@ def _with_token(app: App, token: str) -> App:
     return guarded
 
 
-def _cookie(environ: Environ) -> str:
+def _cookie(environ: Environ, name: str) -> str:
     try:
-        found = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(_COOKIE)
+        found = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(name)
     except CookieError:
         return ""
     return "" if found is None else found.value

@@ -91,7 +91,8 @@ def test_the_served_pages_draw(address: str, tmp_path: Path) -> None:
     assert "Trial 0 of synthetic" in trial
 
 
-def test_optuna_dashboard_opens_below_its_prefix(address: str, tmp_path: Path) -> None:
+def test_optuna_dashboard_opens(address: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna_dashboard")
-    seen = document(f"{address}/optuna/synthetic/", tmp_path / "p3")
+    seen = document(f"{address}/optuna/synthetic", tmp_path / "p3")
     assert "synthetic" in without_scripts(seen)
+    assert "Trials" in without_scripts(seen)

@@ -14,6 +14,8 @@ from synthetic_study import make_study
 from rmexp.trial.record import TrialRecord
 from rmexp.views.server import App, make_app
 
+CHOSEN = {"HTTP_COOKIE": "rmexp_study=synthetic"}
+
 
 def request(
     app: App, path: str, method: str = "GET", query: str = "", **headers: str
@@ -103,7 +105,7 @@ def test_two_trials_are_compared_where_they_differ(made) -> None:
         "/study/..",
         "/study/..%2f..",
         "/nothing",
-        "/optuna/unheard_of/",
+        "/optuna/unheard_of",
     ],
 )
 def test_what_is_not_there_is_404(made, path: str) -> None:
@@ -113,30 +115,37 @@ def test_what_is_not_there_is_404(made, path: str) -> None:
 def test_optuna_dashboard_reads_the_same_study(made) -> None:
     pytest.importorskip("optuna_dashboard")
     app = made[2]
-    status, _, body = request(app, "/optuna/synthetic/api/studies")
+    assert request(app, "/api/studies")[0].startswith("404")
+    status, headers, _ = request(app, "/optuna/synthetic")
+    assert status.startswith("303")
+    chosen = {"HTTP_COOKIE": headers["Set-Cookie"].split(";")[0]}
+    status, _, body = request(app, "/api/studies", **chosen)
     assert status.startswith("200")
     (summary,) = json.loads(body)["study_summaries"]
     assert summary["study_name"] == "synthetic"
-    detail = request(app, f"/optuna/synthetic/api/studies/{summary['study_id']}")[2]
+    assert headers["Location"] == f"/dashboard/studies/{summary['study_id']}"
+    detail = request(app, f"/api/studies/{summary['study_id']}", **chosen)[2]
     assert len(json.loads(detail)["trials"]) == 20
+    assert b"bundle.js" in request(app, headers["Location"], **chosen)[2]
+    assert request(app, "/api/studies", HTTP_COOKIE="rmexp_study=..")[0].startswith("404")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize(
     "path",
-    ["/", "/study/synthetic", "/optuna/synthetic/api/studies", "/optuna/synthetic/api/studies/1"],
+    ["/", "/study/synthetic", "/optuna/synthetic", "/api/studies", "/api/studies/1"],
 )
 def test_nothing_can_be_changed(made, method: str, path: str) -> None:
     """Trap 31: optuna-dashboard has routes that rename, tell and delete."""
     study, _, app = made
     before = [(t.state, t.values, t.user_attrs) for t in study.get_trials()]
-    assert request(app, path, method)[0].startswith("405")
+    assert request(app, path, method, **CHOSEN)[0].startswith("405")
     assert [(t.state, t.values, t.user_attrs) for t in study.get_trials()] == before
 
 
 def test_a_method_in_a_header_changes_nothing(made) -> None:
     study, _, app = made
-    request(app, "/optuna/synthetic/api/studies/1", HTTP_X_HTTP_METHOD_OVERRIDE="DELETE")
+    request(app, "/api/studies/1", HTTP_X_HTTP_METHOD_OVERRIDE="DELETE", **CHOSEN)
     assert len(study.get_trials()) == 20
 
 
