@@ -26,6 +26,12 @@ INSTRUCTIONS = (
     "Does the response follow the rule? Answer with one word: Yes, No, or Irrelevant if the rule "
     "has nothing to do with the conversation.\n\n"
 )
+LIST_INSTRUCTIONS = (
+    "You will read a conversation, an assistant's response to its last message, and numbered "
+    "rules. For each rule, say whether the response follows it. Write one line for each rule: its "
+    "number, a colon, and Yes, No, or Irrelevant if the rule has nothing to do with the "
+    "conversation. Write nothing else.\n\n"
+)
 _CONVERSATION = "Conversation:\n"
 _RESPONSE = "\n\nResponse:\n"
 _RULE = "\n\nRule: "
@@ -55,6 +61,15 @@ def question_text(prompt: Prompt, response: str, rule: Rule) -> str:
     return (
         f"{INSTRUCTIONS}{_CONVERSATION}{prompt_text(prompt)}{_RESPONSE}{response}"
         f"{_RULE}{rule.sentence}{_ANSWER}"
+    )
+
+
+def list_text(prompt: Prompt, response: str, rules: Sequence[Rule]) -> str:
+    """A question about several rules at once, to be answered with one numbered line for each."""
+    listed = "\n".join(f"{n}. {rule.sentence}" for n, rule in enumerate(rules, 1))
+    return (
+        f"{LIST_INSTRUCTIONS}{_CONVERSATION}{prompt_text(prompt)}{_RESPONSE}{response}"
+        f"\n\nRules:\n{listed}\n\nAnswers:"
     )
 
 
