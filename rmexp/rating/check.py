@@ -93,6 +93,13 @@ def auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
     return float(above / (count * (len(positive) - count)))
 
 
+def probability_error(probability: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Expected calibration error of probabilities in [0, 1], over 10 bins of equal width."""
+    place = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(place, probability - positive, _BINS)
+    return float(np.abs(gaps).sum() / len(positive))
+
+
 def _check(rule_id: str, psi: NDArray[np.float32], follows: NDArray[np.bool_]) -> RuleCheck:
     rated = ~np.isnan(psi)
     unrated = int((~rated).sum())
@@ -111,11 +118,5 @@ def _check(rule_id: str, psi: NDArray[np.float32], follows: NDArray[np.bool_]) -
         auc=auc(psi, follows),
         agreement=float((sign + 1).mean() / 2),
         base_rate=max(positives, negatives) / len(follows),
-        calibration_error=_calibration_error((psi.astype(np.float64) + 1) / 2, follows),
+        calibration_error=probability_error((psi.astype(np.float64) + 1) / 2, follows),
     )
-
-
-def _calibration_error(probability: NDArray[np.float64], follows: NDArray[np.bool_]) -> float:
-    place = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(place, probability - follows, _BINS)
-    return float(np.abs(gaps).sum() / len(follows))
