@@ -20,7 +20,11 @@ from rmexp.config_files import config_dir, sweeps_dir
 from rmexp.errors import UserError
 
 if TYPE_CHECKING:
+    import optuna
     from omegaconf import DictConfig
+
+    from rmexp.sweep.job import Executor
+    from rmexp.sweep.study import StudyFolder
 
 USAGE = """\
 usage: rmexp COMMAND ...
@@ -29,6 +33,9 @@ usage: rmexp COMMAND ...
   sweep      a named study                              rmexp sweep sweep=starter
   best       the best trial of a study                  rmexp best STUDY [--json]
   rerun      a stored trial again                       rmexp rerun STUDY [--trial N]
+  status     where a study stands                       rmexp status STUDY [--watch]
+  report     one HTML file about a study                rmexp report STUDY [--out FILE]
+  confirm    the top trials on fresh seeds              rmexp confirm STUDY [--top K] [--seeds M]
   studies    the studies below the output folder        rmexp studies
   evaluate   a reward model on judged responses         rmexp evaluate model.path=FOLDER
   compare    models or trials, row by row               rmexp compare A B suite=hh
@@ -53,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rules": rules,
         "best": best,
         "rerun": rerun,
+        "status": status,
+        "report": report,
+        "confirm": confirm,
         "studies": studies,
         "doctor": doctor,
     }
@@ -121,10 +131,10 @@ def best(words: list[str]) -> None:
     parser = _parser("best", "the best trial of a study")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(words)
-    from rmexp.sweep.study import StudyFolder, best_trial, load_study
+    from rmexp.sweep.confirm import read_confirmation
+    from rmexp.sweep.study import best_trial
 
-    study = load_study(options.output_dir, options.study, options.storage)
-    folder = StudyFolder.of(options.output_dir, options.study)
+    study, folder = _study(options)
     if not options.json:
         from rmexp.sweep.console import print_best
 
@@ -135,6 +145,7 @@ def best(words: list[str]) -> None:
     trial = best_trial(study)
     directory = folder.root / trial.user_attrs["directory"]
     record = TrialRecord.read(directory)
+    confirmation = read_confirmation(folder)
     print(
         json.dumps(
             {
@@ -145,6 +156,7 @@ def best(words: list[str]) -> None:
                 "metrics": record.metrics,
                 "config": record.config,
                 "directory": str(directory),
+                "confirmation": None if confirmation is None else confirmation.to_plain(),
             },
             indent=2,
         )
@@ -162,18 +174,24 @@ def rerun(words: list[str]) -> None:
         help="what to do where code, data or versions have changed",
     )
     parser.add_argument("--tracker", choices=["none", "wandb"], help="instead of the stored one")
+    parser.add_argument(
+        "--seeds", type=int, help="instead: run it on this many fresh seeds, measured on test pairs"
+    )
+    _add_runner(parser)
     options = parser.parse_args(words)
     from rmexp.sweep.rerun import rerun as run_again
-    from rmexp.sweep.study import StudyFolder, best_trial, load_study
+    from rmexp.sweep.study import best_trial
 
-    study = load_study(options.output_dir, options.study, options.storage)
-    folder = StudyFolder.of(options.output_dir, options.study)
+    study, folder = _study(options)
     number = best_trial(study).number if options.trial is None else options.trial
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     if number not in trials:
         raise UserError(f"--trial: study '{options.study}' has no trial {number}")
     # A copied duplicate has no directory of its own.
     source = trials[number].user_attrs.get("duplicate_of", number)
+    if options.seeds is not None:
+        _rerun_seeds(folder, source, options)
+        return
     result = run_again(folder, source, on_drift=options.on_drift, tracker=options.tracker)
     for line in result.drift:
         print(f"drift: {line}")
@@ -187,6 +205,81 @@ def rerun(words: list[str]) -> None:
     print("  equal to the last digit" if result.equal else "  NOT equal")
     if not result.equal and not result.drift:
         sys.exit(1)
+
+
+def _rerun_seeds(folder: StudyFolder, number: int, options: argparse.Namespace) -> None:
+    from rmexp.sweep.confirm import accuracy_interval, fresh_seeds, run_seeds
+    from rmexp.sweep.console import console
+    from rmexp.trial.record import TrialRecord
+
+    if options.seeds < 2:
+        raise UserError("--seeds: give 2 or more; one seed says nothing about other seeds")
+    config = TrialRecord.read(folder.trial(number)).trial_config
+    seeds = fresh_seeds([config.seed], options.seeds)
+    with folder.controlled():
+        runs = run_seeds(
+            folder,
+            {number: config},
+            seeds,
+            _executor(options),
+            on_event=lambda event: console(stderr=True).print(event, markup=False),
+        )[number]
+    print(f"trial {number} of study {folder.name} on {len(seeds)} fresh seeds, test pairs:")
+    for seed, record in zip(seeds, runs, strict=True):
+        print(f"  seed {seed}: accuracy {record.metrics['test/accuracy']:.4f}")
+    print(f"  mean {accuracy_interval(runs)} (95% interval over seeds and pairs)")
+
+
+def status(words: list[str]) -> None:
+    """Where a study stands."""
+    parser = _parser("status", "where a study stands: running trials, done, best, time left")
+    parser.add_argument("--watch", action="store_true", help="go on until the target is reached")
+    options = parser.parse_args(words)
+    from rmexp.views.status import print_status, watch
+
+    study, folder = _study(options)
+    if options.watch:
+        watch(study, folder)
+    else:
+        print_status(study, folder)
+
+
+def report(words: list[str]) -> None:
+    """One HTML file about a study."""
+    parser = _parser("report", "one self-contained HTML file about a study")
+    parser.add_argument("--out", help="the file; report.html in the study's folder by default")
+    options = parser.parse_args(words)
+    study, folder = _study(options)
+    out = folder.root / "report.html" if options.out is None else Path(options.out)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out: no folder {out.absolute().parent} to write into")
+    from rmexp.views.report import study_report
+
+    out.write_text(study_report(study, folder), encoding="utf-8")
+    print(f"report: {out}")
+
+
+def confirm(words: list[str]) -> None:
+    """The top trials on fresh seeds, measured on the test part."""
+    parser = _parser("confirm", "run the top trials on fresh seeds and rank them on test pairs")
+    parser.add_argument("--top", type=int, default=3, help="trials to confirm (3)")
+    parser.add_argument("--seeds", type=int, default=5, help="fresh seeds, the same for each (5)")
+    _add_runner(parser)
+    options = parser.parse_args(words)
+    from rmexp.sweep.confirm import confirm as run_confirmation
+    from rmexp.sweep.console import console, print_confirmation
+
+    study, folder = _study(options)
+    with folder.controlled():
+        result = run_confirmation(
+            study,
+            folder,
+            _executor(options),
+            top=options.top,
+            seeds=options.seeds,
+            on_event=lambda event: console(stderr=True).print(event, markup=False),
+        )
+    print_confirmation(result)
 
 
 def studies(words: list[str]) -> None:
@@ -417,6 +510,28 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output-dir", default="outputs", help="where studies lie")
     parser.add_argument("--storage", help="Optuna storage URL, where it is not the study's SQLite")
     return parser
+
+
+def _study(options: argparse.Namespace) -> tuple[optuna.Study, StudyFolder]:
+    from rmexp.sweep.study import StudyFolder, load_study
+
+    study = load_study(options.output_dir, options.study, options.storage)
+    return study, StudyFolder.of(options.output_dir, options.study)
+
+
+def _add_runner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slots", type=int, help="runs at once; chosen by the cores by default")
+    parser.add_argument("--inline", action="store_true", help="one after the other, here")
+
+
+def _executor(options: argparse.Namespace) -> Executor:
+    from rmexp.sweep.executors import make_executor
+    from rmexp.sweep.schema import InlineExecutorConfig, ProcessExecutorConfig
+    from rmexp.trial.schema import checked
+
+    if options.inline:
+        return make_executor(InlineExecutorConfig(kind="inline"))
+    return make_executor(checked(ProcessExecutorConfig, {"slots": options.slots}))
 
 
 def _fail(message: str) -> Any:

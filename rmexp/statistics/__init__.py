@@ -3,11 +3,13 @@
 from rmexp.statistics.bias import LengthBias, length_bias, rank_correlation
 from rmexp.statistics.bootstrap import Interval, bootstrap_mean, paired_difference
 from rmexp.statistics.calibration import Calibration, margin_calibration
+from rmexp.statistics.crossed import bootstrap_crossed
 
 __all__ = [
     "Calibration",
     "Interval",
     "LengthBias",
+    "bootstrap_crossed",
     "bootstrap_mean",
     "length_bias",
     "margin_calibration",

@@ -18,6 +18,7 @@ from rmexp.errors import UserError
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from rmexp.sweep.confirm import Confirmation
     from rmexp.sweep.controller import Progress
     from rmexp.sweep.launch import SweepPlan
     from rmexp.sweep.study import StudyFolder
@@ -144,6 +145,7 @@ def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
 
 def print_best(study: Any, folder: StudyFolder) -> None:
     """The best trial: its parameters, validation and test accuracy, and the command to rerun."""
+    from rmexp.sweep.confirm import read_confirmation
     from rmexp.sweep.study import best_trial
     from rmexp.trial.held_out import measure_on_test
 
@@ -175,6 +177,9 @@ def print_best(study: Any, folder: StudyFolder) -> None:
             f"{metrics['over_length_baseline_low']:+.3f} to "
             f"{metrics['over_length_baseline_high']:+.3f})"
         )
+    confirmation = read_confirmation(folder)
+    if confirmation is not None:
+        print_confirmation(confirmation)
     out.print(f"  model and record: {directory}")
     if (directory / "wandb").is_dir():
         out.print(f"  W&B files: {folder.root / 'trials'}/*/wandb (wandb sync uploads them)")
@@ -184,6 +189,26 @@ def print_best(study: Any, folder: StudyFolder) -> None:
         else (f" --output-dir {folder.root.parent.parent}")
     )
     out.print(f"\nrun the best trial again: rmexp rerun {folder.name}{where}")
+
+
+def print_confirmation(confirmation: Confirmation) -> None:
+    """The confirmed trials, best first, and what can be told apart."""
+    out = console()
+    seeds = ", ".join(map(str, confirmation.seeds))
+    out.print(
+        f"\nconfirmation: {len(confirmation.seeds)} fresh seeds ({seeds}), "
+        f"{confirmation.pairs} test pairs the search never used"
+    )
+    table = Table("trial", "mean test accuracy", "95% interval", "behind the first", "verdict")
+    for trial in confirmation.ranking:
+        table.add_row(
+            str(trial.number),
+            f"{trial.accuracy.estimate:.4f}",
+            f"{trial.accuracy.low:.3f} to {trial.accuracy.high:.3f}",
+            "" if trial.behind is None else str(trial.behind),
+            trial.verdict,
+        )
+    out.print(table)
 
 
 def _short(value: Any) -> str:

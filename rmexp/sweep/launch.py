@@ -142,6 +142,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     folder.make()
     with folder.controlled():
         study = open_study(folder, plan.study.sweep, plan.space)
+        study.set_user_attr("target", plan.study.sweep.trials)
         study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
         controller = Controller(
             study=study,

@@ -46,8 +46,7 @@ def read_pairs(config: DataConfig) -> PreferenceData:
         "seed": config.seed,
         "limit": config.limit,
     }
-    if config.source == "files":
-        assert config.path is not None
+    if config.path is not None:
         return read_files(config.path, **shared)
     assert config.name is not None
     return read_hub(
@@ -97,7 +96,7 @@ def check_before_anything_heavy(config: LabellingConfig) -> None:
         UserError: naming the key, file or folder.
     """
     rule_set(config)
-    if config.data.source == "files" and not Path(str(config.data.path)).exists():
+    if config.data.path is not None and not Path(config.data.path).exists():
         raise UserError(f"data.path: no such file or folder: {config.data.path}")
     if isinstance(config, TrialConfig):
         from rmexp.backbone.sources import check_model_name

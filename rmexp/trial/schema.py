@@ -51,7 +51,9 @@ class DataConfig(Section):
     source: Literal["starter", "files", "hub"] = Field(
         "starter", description="the starter set, local files, or a Hugging Face data set"
     )
-    path: str | None = Field(None, description="file or folder (source=files)")
+    path: str | None = Field(
+        None, description="file or folder; with source=hub a local copy that is read instead"
+    )
     name: str | None = Field(None, description="data set name (source=hub)")
     config_name: str | None = Field(None, description="configuration of the hub data set")
     data_dir: str | None = Field(None, description="folder inside the hub data set")
@@ -71,8 +73,8 @@ class DataConfig(Section):
     def _source_has_its_keys(self) -> DataConfig:
         if self.source == "files" and not self.path:
             raise ValueError("data.source=files needs data.path")
-        if self.source == "hub" and not self.name:
-            raise ValueError("data.source=hub needs data.name")
+        if self.source == "hub" and not (self.name or self.path):
+            raise ValueError("data.source=hub needs data.name, or data.path to a local copy")
         if self.source == "starter" and (self.path or self.name):
             raise ValueError(
                 "data.path and data.name contradict data.source=starter; use data=jsonl or data=hub"

@@ -56,9 +56,7 @@ def test_the_same_config_gives_the_same_bits(plain: dict, tmp_path: Path) -> Non
     one = run_trial(trial_config(plain), directory=tmp_path / "1")
     two = run_trial(trial_config(plain), directory=tmp_path / "2")
     other = run_trial(trial_config({**plain, "seed": 1}), directory=tmp_path / "3")
-    weights = [
-        (tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("1", "2", "3")
-    ]
+    weights = [(tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("1", "2", "3")]
     assert weights[0] == weights[1] != weights[2]
     assert one.metrics["validation/loss"] == two.metrics["validation/loss"]
     assert one.metrics["validation/loss"] != other.metrics["validation/loss"]
@@ -108,9 +106,7 @@ def test_training_never_sees_the_human_preference(plain: dict, tmp_path: Path) -
     assert weights[0] == weights[1]
 
 
-def test_pairs_without_preference_train_but_cannot_be_measured(
-    plain: dict, tmp_path: Path
-) -> None:
+def test_pairs_without_preference_train_but_cannot_be_measured(plain: dict, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     rows = [
         {"prompt": f"Q{i}", "response_a": f"yes {i}", "response_b": f"no {i}"} for i in range(20)

@@ -1,0 +1,76 @@
+"""Bootstrap over two crossed sources of chance: the samples and the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexp.statistics.bootstrap import Interval
+
+# Resampled counts held at a time: bounds memory whatever the sample's size.
+_BUDGET = 4_000_000
+
+
+def bootstrap_crossed(
+    values: NDArray[np.floating],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of the mean where every seed was measured on every sample.
+
+    Seeds and samples are drawn with replacement, each for itself (the pigeonhole bootstrap; Owen,
+    Annals of Applied Statistics 1(2), 2007), so that the interval speaks about other seeds and
+    other samples. It errs on the wide side. For a paired comparison hand in the differences.
+
+    Args:
+        values: ``[seeds, samples]``, finite.
+        groups: ``[samples]``; samples of one group (such as a prompt) are drawn together.
+        level: of the interval, in (0, 1).
+        resamples: bootstrap samples.
+        seed: the same seed, the same interval.
+
+    Raises:
+        ValueError: for no values, values that are not finite, or options out of range.
+    """
+    table = np.asarray(values, np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"wanted a table [seeds, samples] of values, got shape {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError("the table has values that are not finite")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be 1 or more, got {resamples}")
+    sums, counts = _by_group(table, groups)
+    runs, kinds = sums.shape
+    generator = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    step = max(1, _BUDGET // kinds)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        seeds = generator.multinomial(runs, np.full(runs, 1 / runs), size=size)
+        drawn = generator.multinomial(kinds, np.full(kinds, 1 / kinds), size=size)
+        total = ((seeds @ sums) * drawn).sum(1)
+        means[start : start + size] = total / (runs * (drawn @ counts))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(table.mean()), float(low), float(high), level)
+
+
+def _by_group(
+    table: NDArray[np.float64], groups: Sequence[Hashable] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums ``[seeds, groups]`` and sizes ``[groups]``."""
+    samples = table.shape[1]
+    if groups is None:
+        return table, np.ones(samples)
+    if len(groups) != samples:
+        raise ValueError(f"{len(groups)} groups for {samples} samples")
+    index: dict[Hashable, int] = {}
+    place = np.array([index.setdefault(group, len(index)) for group in groups])
+    sums = np.stack([np.bincount(place, row) for row in table])
+    return sums.astype(np.float64), np.bincount(place).astype(np.float64)

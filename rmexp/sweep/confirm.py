@@ -1,0 +1,350 @@
+"""Confirm: the best trials again on fresh seeds, measured on pairs the search never used.
+
+The search's winner is the luckiest of many. Here the top trials train anew from their stored
+configs, each on the same seeds, and are compared pair by pair on the test part.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from rmexp.errors import UserError
+from rmexp.statistics import Interval, bootstrap_crossed
+from rmexp.sweep.job import Executor, TrialJob
+from rmexp.sweep.study import StudyFolder
+from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord, write_json
+from rmexp.trial.schema import TrialConfig
+
+FILE_NAME = "confirmation.json"
+FORMAT = 1
+# Far from the seeds that people give to a search.
+_FIRST_SEED = 1000
+
+OnEvent = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ConfirmedTrial:
+    """One of the confirmed trials.
+
+    Attributes:
+        number: of the trial.
+        searched: the value the search saw (its first objective).
+        accuracy: mean test accuracy over seeds and pairs.
+        by_seed: test accuracy of each seed.
+        objective: the trial's objective on the test pairs, mean over seeds; None where it is not
+            a formula over what is measured there.
+        behind: accuracy of the first minus this one's, paired; None for the first.
+        not_separable_from: trials, of those ranked above, whose paired interval covers 0.
+    """
+
+    number: int
+    searched: float
+    accuracy: Interval
+    by_seed: tuple[float, ...]
+    objective: float | None
+    behind: Interval | None
+    not_separable_from: tuple[int, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the paired intervals say, in words."""
+        if self.behind is None:
+            return "first"
+        if not self.not_separable_from:
+            return "worse than all above"
+        return "not separable from trial " + ", ".join(map(str, self.not_separable_from))
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The confirmed trials, best first.
+
+    Attributes:
+        study: its name.
+        seeds: the fresh seeds, the same for each trial.
+        pairs: test pairs measured.
+        ranking: by mean test accuracy.
+    """
+
+    study: str
+    seeds: tuple[int, ...]
+    pairs: int
+    ranking: tuple[ConfirmedTrial, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, as ``confirmation.json`` holds it."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Confirmation:
+        """The inverse of :meth:`to_plain`."""
+        ranking = [
+            ConfirmedTrial(
+                number=row["number"],
+                searched=row["searched"],
+                accuracy=Interval(**row["accuracy"]),
+                by_seed=tuple(row["by_seed"]),
+                objective=row["objective"],
+                behind=None if row["behind"] is None else Interval(**row["behind"]),
+                not_separable_from=tuple(row["not_separable_from"]),
+            )
+            for row in plain["ranking"]
+        ]
+        return cls(plain["study"], tuple(plain["seeds"]), plain["pairs"], tuple(ranking))
+
+
+def confirm(
+    study: optuna.Study,
+    folder: StudyFolder,
+    executor: Executor,
+    *,
+    top: int,
+    seeds: int,
+    on_event: OnEvent = lambda event: None,
+) -> Confirmation:
+    """Run the top trials on fresh seeds and rank them; what has finished is not run again.
+
+    Args:
+        study: with complete trials; one with several objectives gives trials of its front.
+        folder: of the study; the runs go below ``confirm/``, the result to ``confirmation.json``.
+        executor: runs them; closed at the end.
+        top: how many trials.
+        seeds: how many seeds, two or more.
+        on_event: told what happens.
+
+    Raises:
+        UserError: no trial is complete, one has no record, a run failed, or the test pairs are no
+            longer those of the search.
+    """
+    if seeds < 2:
+        raise UserError("--seeds: give 2 or more; one seed says nothing about other seeds")
+    chosen = top_trials(study, top)
+    numbers = [trial.number for trial in chosen]
+    configs = {n: TrialRecord.read(folder.trial(n)).trial_config for n in numbers}
+    fresh = fresh_seeds([config.seed for config in configs.values()], seeds)
+    runs = run_seeds(folder, configs, fresh, executor, on_event=on_event)
+    result = _ranked(study.study_name, chosen, configs, fresh, runs)
+    write_json(folder.root / FILE_NAME, result.to_plain())
+    return result
+
+
+def read_confirmation(folder: StudyFolder) -> Confirmation | None:
+    """The study's confirmation; None where there is none."""
+    path = folder.root / FILE_NAME
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not a confirmation: {error.msg}") from error
+    if plain.get("format") != FORMAT:
+        raise UserError(f"{path}: of another format; run rmexp confirm {folder.name} again")
+    return Confirmation.from_plain(plain)
+
+
+def top_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
+    """The best trials, best first, without copies of the same point.
+
+    Raises:
+        UserError: no trial is complete, or ``top`` is below 1.
+    """
+    if top < 1:
+        raise UserError("--top: give 1 or more")
+    several = len(study.directions) > 1
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        raise UserError(f"study '{study.study_name}': no trial is complete yet")
+    candidates = study.best_trials if several else complete
+    own = [t for t in candidates if "duplicate_of" not in t.user_attrs]
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    return sorted(own, key=lambda t: (sign * t.values[0], t.number))[:top]
+
+
+def fresh_seeds(used: Sequence[int], count: int) -> tuple[int, ...]:
+    """The first seeds from 1000 on that are not in use.
+
+    >>> fresh_seeds([0, 1001], 3)
+    (1000, 1002, 1003)
+    """
+    seeds: list[int] = []
+    candidate = _FIRST_SEED
+    while len(seeds) < count:
+        if candidate not in used:
+            seeds.append(candidate)
+        candidate += 1
+    return tuple(seeds)
+
+
+def run_seeds(
+    folder: StudyFolder,
+    configs: Mapping[int, TrialConfig],
+    seeds: Sequence[int],
+    executor: Executor,
+    *,
+    on_event: OnEvent = lambda event: None,
+) -> dict[int, list[TrialRecord]]:
+    """Run each trial's config on each seed; records by trial, in the order of the seeds.
+
+    Nothing is pruned. The trained models are removed, their scores on the test pairs stay in the
+    records.
+
+    Raises:
+        UserError: a run failed, or measured other test pairs than the search kept aside.
+    """
+    jobs = {
+        (number, seed): _job(folder, number, config, seed, executor.threads)
+        for seed in seeds
+        for number, config in configs.items()
+    }
+    records = {key: record for key, job in jobs.items() if (record := _finished(job)) is not None}
+    if records:
+        on_event(f"{len(records)} of {len(jobs)} runs had finished before")
+    waiting = [job for key, job in jobs.items() if key not in records]
+    running = 0
+    try:
+        while waiting or running:
+            while waiting and running < executor.slots:
+                job = waiting.pop(0)
+                # What an interrupted run left here must not pass for this one's result.
+                shutil.rmtree(job.directory, ignore_errors=True)
+                executor.submit(job)
+                running += 1
+                on_event(f"trial {job.number}, seed {job.config['seed']}: started")
+            for ended in executor.wait(lambda number, epoch, value: False, 1.0):
+                running -= 1
+                key = (ended.job.number, ended.job.config["seed"])
+                records[key] = record = _settled(folder, ended.job, ended.lost)
+                accuracy = record.metrics["test/accuracy"]
+                on_event(f"trial {key[0]}, seed {key[1]}: test accuracy {accuracy:.4f}")
+    finally:
+        executor.close()
+    return {number: [records[number, seed] for seed in seeds] for number in configs}
+
+
+def accuracy_interval(records: Sequence[TrialRecord]) -> Interval:
+    """Mean test accuracy of one config over its seeds, resampled over seeds and prompts."""
+    table, ids = _correct(records)
+    return bootstrap_crossed(table, groups=_prompts(records[0].trial_config, ids))
+
+
+def _job(
+    folder: StudyFolder, number: int, config: TrialConfig, seed: int, threads: int
+) -> TrialJob:
+    update: dict[str, Any] = {
+        "seed": seed,
+        "evaluation": config.evaluation.model_copy(update={"test": True}),
+    }
+    if config.trainer.threads is None:
+        update["trainer"] = config.trainer.model_copy(update={"threads": threads})
+    plain = config.model_copy(update=update).to_plain()
+    # The seed stands for the attempt, so that each (trial, seed) has a tracker run of its own.
+    identity = TrialIdentity(folder.name, number, seed, "confirm")
+    return TrialJob(identity, plain, folder.root / "confirm" / f"{number:04d}-seed{seed}")
+
+
+def _finished(job: TrialJob) -> TrialRecord | None:
+    """The record of an earlier run of the same config, if it is complete."""
+    try:
+        record = TrialRecord.read(job.directory)
+    except UserError:
+        return None
+    same = record.config == job.config
+    return record if same and record.state == "complete" else None
+
+
+def _settled(folder: StudyFolder, job: TrialJob, lost: str) -> TrialRecord:
+    where = f"confirming trial {job.number} with seed {job.config['seed']}"
+    if lost:
+        raise UserError(f"{where}: {lost} (log: {job.directory / 'log.txt'})")
+    record = TrialRecord.read(job.directory)
+    if record.state != "complete":
+        raise UserError(f"{where}: {record.reason} (record: {job.directory})")
+    searched = TrialRecord.read(folder.trial(job.number)).fingerprints
+    for part in ("train", "test"):
+        old, new = searched.get(part), record.fingerprints.get(part)
+        if old is not None and new is not None and old["hexdigest"] != new["hexdigest"]:
+            raise UserError(f"{where}: the {part} pairs have changed since the search")
+    shutil.rmtree(job.directory / MODEL, ignore_errors=True)
+    return record
+
+
+def _ranked(
+    study: str,
+    chosen: Sequence[FrozenTrial],
+    configs: Mapping[int, TrialConfig],
+    seeds: tuple[int, ...],
+    runs: Mapping[int, Sequence[TrialRecord]],
+) -> Confirmation:
+    tables: dict[int, NDArray[np.float64]] = {}
+    samples: list[str] = []
+    for number, records in runs.items():
+        tables[number], ids = _correct(records)
+        if samples and ids != samples:
+            raise UserError(
+                f"trial {number} was searched on another data split than the others, so they "
+                "cannot be compared pair by pair; confirm with --top 1"
+            )
+        samples = ids
+    groups = _prompts(configs[chosen[0].number], samples)
+    order = sorted(tables, key=lambda n: (-tables[n].mean(), n))
+    searched = {trial.number: trial.values[0] for trial in chosen}
+    ranking = []
+    for place, number in enumerate(order):
+        above = {
+            other: bootstrap_crossed(tables[other] - tables[number], groups=groups)
+            for other in order[:place]
+        }
+        ranking.append(
+            ConfirmedTrial(
+                number=number,
+                searched=searched[number],
+                accuracy=bootstrap_crossed(tables[number], groups=groups),
+                by_seed=tuple(tables[number].mean(1).tolist()),
+                objective=_mean_objective(runs[number]),
+                behind=above[order[0]] if above else None,
+                not_separable_from=tuple(n for n, d in above.items() if d.low <= 0 <= d.high),
+            )
+        )
+    return Confirmation(study, seeds, len(samples), tuple(ranking))
+
+
+def _correct(records: Sequence[TrialRecord]) -> tuple[NDArray[np.float64], list[str]]:
+    """``[seeds, pairs]``: 1 where chosen is above rejected; and the pairs' ids."""
+    samples = [record.report["test"]["samples"] for record in records]
+    table = [[float(s["chosen"] > s["rejected"]) for s in run] for run in samples]
+    return np.array(table), [s["id"] for s in samples[0]]
+
+
+def _prompts(config: TrialConfig, ids: Sequence[str]) -> list[str]:
+    """The prompt of each test pair: pairs of one prompt are resampled together."""
+    from rmexp.preferences import prompt_text
+    from rmexp.trial.held_out import test_pairs
+
+    prompts = {pair.id: prompt_text(pair.prompt) for pair in test_pairs(config)}
+    return [prompts[i] for i in ids]
+
+
+def _mean_objective(records: Sequence[TrialRecord]) -> float | None:
+    from rmexp.evaluation.objective import evaluate_objective
+
+    formula = records[0].trial_config.evaluation.objective
+    values = []
+    for record in records:
+        part = "test/"
+        metrics = {n.removeprefix(part): v for n, v in record.metrics.items() if n.startswith(part)}
+        try:
+            values.append(evaluate_objective(formula, metrics))
+        except UserError:
+            return None
+    return float(np.mean(values))

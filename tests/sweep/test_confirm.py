@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from rmexp.errors import UserError
+from rmexp.preferences import pairs_fingerprint
+from rmexp.sweep.confirm import confirm, fresh_seeds, read_confirmation, top_trials
+from rmexp.sweep.job import Ended, TrialJob
+from rmexp.sweep.study import StudyFolder
+from rmexp.trial.held_out import test_pairs as held_out_pairs
+from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
+from rmexp.trial.schema import TrialConfig
+
+# The share of test pairs that each trial gets right, by its gamma.
+SKILL = {0.0: 0.9, 0.25: 0.88, 0.5: 0.3}
+
+
+class ScriptedExecutor:
+    """Writes records with test scores of a known skill."""
+
+    slots = 2
+    threads = 1
+
+    def __init__(self, lose: int | None = None, fail: bool = False):
+        self.jobs: deque[TrialJob] = deque()
+        self.ran: list[tuple[int, int]] = []
+        self.lose, self.fail, self.closed = lose, fail, False
+
+    def submit(self, job: TrialJob) -> None:
+        self.jobs.append(job)
+
+    def wait(self, on_report, timeout: float) -> list[Ended]:
+        job = self.jobs.popleft()
+        if self.lose is not None and len(self.ran) == self.lose:
+            raise KeyboardInterrupt
+        self.ran.append((job.number, job.config["seed"]))
+        write_record(job.directory, job, failed=self.fail)
+        return [Ended(job)]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def write_record(directory: Path, job: TrialJob, failed: bool = False) -> None:
+    config = TrialConfig(**job.config)
+    pairs = held_out_pairs(config)
+    draw = np.random.default_rng([config.seed, int(config.gamma * 100)])
+    right = draw.random(len(pairs)) < SKILL[config.gamma]
+    samples = [
+        {"id": p.id, "chosen": float(ok), "rejected": 0.0}
+        for p, ok in zip(pairs, right, strict=True)
+    ]
+    (directory / MODEL).mkdir(parents=True)
+    TrialRecord(
+        "failed" if failed else "complete",
+        "ran out of luck" if failed else "",
+        None if failed else 0.5,
+        job.config,
+        job.identity,
+        metrics={"test/accuracy": float(right.mean())},
+        fingerprints={"test": pairs_fingerprint(pairs).to_plain()},
+        report={"test": {"samples": samples}},
+    ).write(directory)
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> tuple[optuna.Study, StudyFolder]:
+    folder = StudyFolder.of(tmp_path, "s")
+    folder.make()
+    study = optuna.create_study(
+        study_name="s", storage=folder.storage_url(None), direction="maximize"
+    )
+    space = {"gamma": optuna.distributions.CategoricalDistribution(list(SKILL))}
+    # The search liked the worst one best.
+    for gamma, value in ((0.5, 0.99), (0.0, 0.9), (0.25, 0.8), (0.0, 0.9)):
+        study.enqueue_trial({"gamma": gamma})
+        trial = study.ask(space)
+        if trial.number == 3:
+            trial.set_user_attr("duplicate_of", 1)
+        else:
+            config = TrialConfig(cache_dir="c", gamma=gamma)
+            job = TrialJob(
+                TrialIdentity("s", trial.number), config.to_plain(), folder.trial(trial.number)
+            )
+            write_record(job.directory, job)
+        study.tell(trial, value)
+    return study, folder
+
+
+def test_the_confirmation_ranks_by_what_the_search_never_saw(searched) -> None:
+    study, folder = searched
+    executor = ScriptedExecutor()
+    result = confirm(study, folder, executor, top=3, seeds=4)
+    assert executor.closed
+    # The same fresh seeds for each: paired.
+    assert sorted(executor.ran) == [(n, s) for n in (0, 1, 2) for s in range(1000, 1004)]
+    assert [c.number for c in result.ranking][-1] == 0
+    first, second, last = result.ranking
+    assert {first.number, second.number} == {1, 2}
+    assert second.not_separable_from == (first.number,)
+    assert f"not separable from trial {first.number}" in second.verdict
+    assert last.not_separable_from == ()
+    assert last.behind is not None
+    assert last.behind.low > 0.4
+    assert last.searched == 0.99
+    assert np.mean(last.by_seed) == pytest.approx(last.accuracy.estimate)
+    assert last.objective == pytest.approx(last.accuracy.estimate)
+    assert read_confirmation(folder) == result
+    # The trained models do not pile up.
+    assert not list((folder.root / "confirm").glob(f"*/{MODEL}"))
+
+
+def test_finished_runs_are_not_run_again(searched) -> None:
+    study, folder = searched
+    first = ScriptedExecutor(lose=3)
+    with pytest.raises(KeyboardInterrupt):
+        confirm(study, folder, first, top=2, seeds=3)
+    assert first.closed
+    assert read_confirmation(folder) is None
+    second = ScriptedExecutor()
+    result = confirm(study, folder, second, top=2, seeds=3)
+    assert len(first.ran) == 3
+    assert sorted([*first.ran, *second.ran]) == [(n, s) for n in (0, 1) for s in (1000, 1001, 1002)]
+    third = ScriptedExecutor()
+    assert confirm(study, folder, third, top=2, seeds=3) == result
+    assert not third.ran
+    # One seed more costs one run a trial.
+    fourth = ScriptedExecutor()
+    confirm(study, folder, fourth, top=2, seeds=4)
+    assert fourth.ran == [(0, 1003), (1, 1003)]
+
+
+def test_a_failed_run_is_told_and_run_again(searched) -> None:
+    study, folder = searched
+    with pytest.raises(UserError, match="confirming trial 0 with seed 1000: ran out of luck"):
+        confirm(study, folder, ScriptedExecutor(fail=True), top=1, seeds=2)
+    executor = ScriptedExecutor()
+    confirm(study, folder, executor, top=1, seeds=2)
+    assert len(executor.ran) == 2
+
+
+def test_other_test_pairs_than_the_search_set_aside_are_refused(searched) -> None:
+    study, folder = searched
+    record = TrialRecord.read(folder.trial(0))
+    record.fingerprints["test"]["hexdigest"] = "0" * 64
+    record.write(folder.trial(0))
+    with pytest.raises(UserError, match="the test pairs have changed"):
+        confirm(study, folder, ScriptedExecutor(), top=1, seeds=2)
+
+
+def test_copies_of_a_point_are_confirmed_once(searched) -> None:
+    assert [t.number for t in top_trials(searched[0], 4)] == [0, 1, 2]
+
+
+def test_the_seeds_are_not_those_of_the_search() -> None:
+    assert fresh_seeds([1000, 1002], 2) == (1001, 1003)
+
+
+@pytest.mark.parametrize(("top", "seeds", "message"), [(0, 2, "--top"), (1, 1, "--seeds")])
+def test_wrong_numbers_are_told(searched, top: int, seeds: int, message: str) -> None:
+    study, folder = searched
+    with pytest.raises(UserError, match=message):
+        confirm(study, folder, ScriptedExecutor(), top=top, seeds=seeds)
