@@ -251,6 +251,7 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
         "validation": len(splits.validation),
         "test": len(splits.test),
         "prompts grouped": splits.grouped,
+        "near copies grouped": splits.near,
     }
     return splits
 
