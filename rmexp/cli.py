@@ -40,12 +40,13 @@ usage: rmexp COMMAND ...
   sync       upload a study's offline W&B runs          rmexp sync STUDY
   ui         a read-only page of all studies            rmexp ui [--port 8080]
   studies    the studies below the output folder        rmexp studies
-  evaluate   a trained model on human preferences       rmexp evaluate model.path=FOLDER
+  evaluate   a reward model on judged responses         rmexp evaluate model.path=FOLDER
+  compare    models or trials, row by row               rmexp compare A B suite=hh
   label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
   rules      what is wrong with a rule set              rmexp rules audit rules=core20
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep, evaluate, label and rules audit take Hydra overrides and flags: KEY=VALUE,
+train, sweep, evaluate, compare, label and rules audit take Hydra overrides and flags: KEY=VALUE,
 --cfg job, --config-dir DIR.
 """
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": train,
         "sweep": sweep,
         "evaluate": evaluate,
+        "compare": compare,
         "label": label,
         "rules": rules,
         "best": best,
@@ -102,8 +104,20 @@ def sweep(words: list[str]) -> None:
 
 
 def evaluate(words: list[str]) -> None:
-    """Score a trained model on human preferences."""
+    """Score a reward model on judged responses."""
     _hydra("evaluate", words, _evaluate)
+
+
+def compare(words: list[str]) -> None:
+    """Models or trials on one set, row by row."""
+    flags = ("-", "+", "~")
+    models: list[str] = []
+    # Models come first: what follows a flag of Hydra's is the flag's.
+    while words[len(models) :] and not words[len(models)].startswith(flags):
+        if "=" in words[len(models)] and not Path(words[len(models)]).exists():
+            break
+        models.append(words[len(models)])
+    _hydra("compare", words[len(models) :], lambda config: _compare(config, models))
 
 
 def label(words: list[str]) -> None:
@@ -394,10 +408,63 @@ def _evaluate(config: DictConfig) -> None:
     from rmexp.trial.evaluate import evaluate as run_evaluation
     from rmexp.trial.schema import checked
 
-    plain = plain_config(config)
-    result = run_evaluation(checked(EvaluateConfig, plain))
-    for name, value in result["metrics"].items():
+    result, written = run_evaluation(checked(EvaluateConfig, plain_config(config)))
+
+    from rmexp.sweep.console import console
+    from rmexp.views.evaluation import figures_table, heading, other_metrics
+
+    out = console()
+    out.print(heading(result), markup=False)
+    out.print(figures_table(result))
+    for name, value in other_metrics(result).items():
         print(f"{name:42s} {value:.6g}")
+    for path in written:
+        print(f"written: {path}")
+
+
+def _compare(config: DictConfig, models: list[str]) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.compare import CompareConfig, compare_models
+    from rmexp.trial.schema import checked
+
+    plain = plain_config(config)
+    found = [_trial_folder(model, plain) for model in models]
+    options = checked(CompareConfig, {**plain, "models": found, "names": models})
+    comparison = compare_models(options)
+
+    from rmexp.sweep.console import console
+    from rmexp.views.evaluation import (
+        comparison_notes,
+        comparison_picture,
+        comparison_table,
+        heading,
+    )
+
+    out = console()
+    out.print(heading(comparison.results[comparison.first]), markup=False)
+    out.print(comparison_table(comparison))
+    out.print(*comparison_notes(comparison), sep="\n", markup=False)
+    if options.picture is not None:
+        Path(options.picture).write_text(comparison_picture(comparison), encoding="utf-8")
+    for path in (options.out, options.picture):
+        if path is not None:
+            out.print(f"written: {path}", markup=False)
+
+
+def _trial_folder(model: str, plain: dict[str, Any]) -> str:
+    """STUDY:N as the trial's folder; anything else as it is."""
+    study, _, number = model.rpartition(":")
+    if not study or not number.isdecimal() or Path(model).exists():
+        return model
+    from rmexp.sweep.study import StudyFolder, load_study
+
+    output_dir = str(plain.get("output_dir", "outputs"))
+    folder = StudyFolder.of(output_dir, study)
+    trials = {t.number: t for t in load_study(output_dir, study).get_trials(deepcopy=False)}
+    directory = trials[int(number)].user_attrs.get("directory") if int(number) in trials else None
+    if directory is None:
+        raise UserError(f"{model}: study '{study}' has no trial {number} with a folder of its own")
+    return str(folder.root / directory)
 
 
 def _label(config: DictConfig) -> None:

@@ -218,6 +218,40 @@ def load_reward_model(
     )
 
 
+def load_base_model(
+    name: Path | str,
+    *,
+    seed: int,
+    template: TemplateName,
+    max_length: int,
+    cache_dir: Path,
+    precision: Precision = "32",
+    device: str = "cpu",
+) -> RewardModel:
+    """The model that training begins from: its own head, or the one drawn from the seed.
+
+    Args:
+        name: as training takes it.
+        seed: of the trial.
+        template: how texts become tokens.
+        max_length: most tokens.
+        cache_dir: where named models are converted to.
+        precision: 32 or bf16.
+        device: where to run.
+
+    Raises:
+        UserError: as training raises it.
+    """
+    classifier = load_sequence_classifier(
+        resolve_model(name, cache_dir), precision=precision, seed=seed, peft=_NOTHING
+    )
+    classifier.model.to(device).eval()
+    form = TextTemplate(
+        classifier.tokenizer, name=template, max_length=max_length, causal=classifier.causal
+    )
+    return RewardModel(classifier, form, base=str(name))
+
+
 def _refuse_bare_trunk(path: Path | str) -> None:
     """A model without a head would score at random (trl #578)."""
     from transformers import AutoConfig

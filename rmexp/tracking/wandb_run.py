@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import wandb
 
@@ -36,7 +36,7 @@ class WandbTracker:
             config=flatten(info.config),
             tags=[*info.tags, info.job_type],
             dir=str(info.directory),
-            mode=_resolved_mode(mode),
+            mode=cast(Any, _resolved_mode(mode)),
             resume="allow",
             # A second init in one process returns the first run unless told otherwise (trap 26).
             reinit="create_new",

@@ -19,10 +19,19 @@ from rmexp.preferences import (
 )
 from rmexp.rules import RuleSet, load_rule_set
 from rmexp.tracking import NullTracker, RunInfo, Tracker
-from rmexp.trial.schema import DataConfig, LabellingConfig, SplitConfig, TrackerConfig, TrialConfig
+from rmexp.trial.schema import (
+    DataConfig,
+    LabellingConfig,
+    SplitConfig,
+    SuiteConfig,
+    TrackerConfig,
+    TrialConfig,
+)
 
 if TYPE_CHECKING:
     from rmexp.backbone.embedding import SentenceEncoder
+    from rmexp.evaluation.scorer import Scorer
+    from rmexp.evaluation.sets import EvaluationSet
     from rmexp.labelling.selectors import Selector
     from rmexp.rating.rater import Rater
 
@@ -37,8 +46,7 @@ def read_pairs(config: DataConfig) -> PreferenceData:
         "seed": config.seed,
         "limit": config.limit,
     }
-    if config.source == "files":
-        assert config.path is not None
+    if config.path is not None:
         return read_files(config.path, **shared)
     assert config.name is not None
     return read_hub(
@@ -88,13 +96,18 @@ def check_before_anything_heavy(config: LabellingConfig) -> None:
         UserError: naming the key, file or folder.
     """
     rule_set(config)
-    if config.data.source == "files" and not Path(str(config.data.path)).exists():
+    if config.data.path is not None and not Path(config.data.path).exists():
         raise UserError(f"data.path: no such file or folder: {config.data.path}")
     if isinstance(config, TrialConfig):
         from rmexp.backbone.sources import check_model_name
-        from rmexp.evaluation.objective import check_objective
+        from rmexp.evaluation.objective import check_guard, check_objective
 
         check_objective(config.evaluation.objective)
+        for guard in config.evaluation.guards:
+            check_guard(guard)
+        for name, of in config.evaluation.suites.items():
+            if of.path is not None and not Path(of.path).exists():
+                raise UserError(f"evaluation.suites.{name}.path: no such file: {of.path}")
         check_model_name(config.model.name, "model.name")
     cache = Path(config.cache_dir)
     try:
@@ -157,13 +170,46 @@ def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
     return WandbTracker(info, project=config.project, entity=config.entity, mode=config.mode)
 
 
+def suite(config: SuiteConfig) -> EvaluationSet:
+    """The evaluation set that the config names, or the sample of it that is wanted.
+
+    Raises:
+        UserError: naming file and row, or what is missing.
+    """
+    from rmexp.evaluation.sets import read_set
+
+    of = read_set(
+        config.kind,
+        config.path,
+        prior=config.prior,
+        name=config.name,
+        licence=config.licence,
+        styles=config.styles,
+    )
+    return of if config.rows is None else of.sample(config.rows, config.seed)
+
+
+def custom_scorer(target: str, options: Mapping[str, Any]) -> Scorer:
+    """Your own scorer class."""
+    made: Scorer = _made("model.target", target, options, ("score",), "rmexp.evaluation.scorer")
+    return made
+
+
 def _custom_rater(target: str, options: Mapping[str, Any]) -> Rater:
+    wanted = ("rate", "fingerprint")
+    made: Rater = _made("rater.target", target, options, wanted, "rmexp.rating.rater")
+    return made
+
+
+def _made(
+    key: str, target: str, options: Mapping[str, Any], wanted: Sequence[str], protocol: str
+) -> Any:
     module, _, name = target.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)(**options)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"rater.target: cannot make '{target}': {error}") from error
-    for wanted in ("rate", "fingerprint"):
-        if not hasattr(made, wanted):
-            raise UserError(f"rater.target: '{target}' has no '{wanted}' (see rmexp.rating.rater)")
+        raise UserError(f"{key}: cannot make '{target}': {error}") from error
+    for attribute in wanted:
+        if not hasattr(made, attribute):
+            raise UserError(f"{key}: '{target}' has no '{attribute}' (see {protocol})")
     return made
