@@ -82,6 +82,10 @@ def test_the_config_is_shown_without_importing_anything_heavy(tmp_path: Path) ->
         (("compare", "/nowhere"), "two models or more"),
         (("compare", "/nowhere", "/elsewhere"), "/nowhere"),
         (("compare", "unheard_of:3", "/elsewhere"), "unheard_of"),
+        (("label",), "out"),
+        (("label", "out=labels.csv"), ".parquet or .jsonl"),
+        (("rules",), "rmexp rules audit"),
+        (("rules", "audit", "part=some"), "part"),
         (("unheard_of",), "unheard_of"),
     ],
 )
