@@ -21,7 +21,7 @@ STATE_COLOURS = {
 # Up to here an axis names each value.
 _FEW = 8
 # Both ends are seen on a light page and on a dark one.
-_SCALE: list[tuple[float, str]] = [(0.0, "#4a6fe3"), (0.5, "#98a0ab"), (1.0, "#e6720e")]
+_SCALE: list[list[Any]] = [[0.0, "#4a6fe3"], [0.5, "#98a0ab"], [1.0, "#e6720e"]]
 _SHOWN = ("/accuracy", "/loss", "objective")
 PLANES = (("gamma", "r"), ("learning_rate", "epochs"))
 
@@ -203,7 +203,7 @@ def _recolour(figure: Any, maximize: bool) -> None:
 
     scale = _SCALE
     if not maximize:
-        scale = [(1 - at, colour) for at, colour in reversed(scale)]
+        scale = [[1 - at, colour] for at, colour in reversed(scale)]
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     # Optuna writes the objective into each line's first label.
     values = [float(trace.customdata[0][1]) for trace in lines]
