@@ -1,5 +1,7 @@
-"""SmolLM2-135M on LLMBar: with a random head, where 50% is the truth, and after a short training.
+"""SmolLM2-135M on LLMBar: with one random head, and after a short training from it.
 
+Only over draws of the head is a random head right on half of the rows: one head is a fixed
+direction, which may follow length or wording. The interval is over rows, for the head of seed 0.
 The trained one learns from human preferences of HH-RLHF's harmless dialogues by LoRA; LLMBar asks
 who follows instructions, so little transfer is expected, and what there is stands here.
 
