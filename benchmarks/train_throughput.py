@@ -5,7 +5,7 @@ The peer lives in an environment of its own:
     python -m venv ../venv-trl
     ../venv-trl/bin/pip install trl==1.16.0 torch==2.13.0 transformers==5.24.0 peft==0.21.2
 
-Runs alternate in one session; the first step of each is left out. On a machine that others use,
+All steps of one epoch count; loading and tokenising do not. On a machine that others use,
 --threads 1 and the CPU seconds are the fairer figures: they do not count waiting for a core.
 """
 
@@ -179,7 +179,7 @@ def matmul_peak(threads: int) -> float:
 
 
 def train_here(job: dict[str, Any]) -> None:
-    """One epoch through rmexp.reward.train, timed from the second step on."""
+    """One epoch through rmexp.reward.train, timed from its first step on."""
     from rmexp.backbone.classifier import Classifier
     from rmexp.backbone.options import PeftOptions
     from rmexp.preferences.pair import prompt_from_messages
@@ -192,13 +192,12 @@ def train_here(job: dict[str, Any]) -> None:
     step = RewardModule.training_step
 
     def timed(self: RewardModule, batch: Any, index: int) -> Any:
-        if index == 1:
+        if index == 0:
             clock["begin"], clock["cpu"] = time.perf_counter(), time.process_time()
-        if index >= 1:
-            clock["tokens"] += batch.tokens
-            clock["pairs"] += len(batch.index)
+        clock["tokens"] += batch.tokens
+        clock["pairs"] += len(batch.index)
         loss = step(self, batch, index)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         return loss
 
     def end(self: RewardModule) -> None:

@@ -21,15 +21,17 @@ from trl import RewardConfig, RewardTrainer
 
 
 class Clock(TrainerCallback):
-    """Wall and CPU seconds from the end of the first step to the end of training."""
+    """Wall and CPU seconds from the first step's beginning to the last one's end."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.begin = self.cpu = self.seconds = self.cpu_seconds = 0.0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 1:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
             self.begin, self.cpu = time.perf_counter(), time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds = time.perf_counter() - self.begin
         self.cpu_seconds = time.process_time() - self.cpu
 
@@ -89,7 +91,7 @@ def main() -> None:
         assert len(trainer.train_dataset) == len(rows), "TRL dropped pairs"
         trainer.train()
     out = {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, "losses": clock.losses}
-    out |= {"pairs": len(rows) - job["batch"]}
+    out |= {"pairs": len(rows)}
     Path(job["out"]).write_text(json.dumps(out))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rmexp.backbone.batching import score_in_groups
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import (
     hub_arguments,
@@ -20,6 +19,7 @@ from rmexp.backbone.load import (
     load_sequence_classifier,
 )
 from rmexp.backbone.options import PeftOptions, Precision
+from rmexp.backbone.parallel import parallel_scores
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
@@ -79,9 +79,8 @@ class RewardModel:
             families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
             rows = self.classifier.rows(tokens, list(families.values()), self.token_budget)
-            scores = score_in_groups(
-                rows, lambda r: self.classifier.scores(r.to(device)), len(tokens)
-            )
+            rows = [r.to(device) for r in rows]
+            scores = parallel_scores(self.classifier, rows, len(tokens))
         self.classifier.model.train(was_training)
         by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
         result = np.array([by_key[key] for key in keys], dtype=np.float64)
