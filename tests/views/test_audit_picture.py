@@ -52,9 +52,9 @@ def test_the_tables_name_every_rule_and_category(audit: PoolAudit) -> None:
 
 def test_the_findings_name_the_faults(audit: PoolAudit) -> None:
     text = "\n".join(findings(audit))
-    assert "1 pairs of rules whose ratings correlate above 0.95: rule_0 ~ rule_3 (1.000)" in text
-    assert "2 rules never become critical: rule_2, rule_3" in text
-    assert "4 rules speak for it" in text
+    assert "ratings correlate above 0.95: 1 (rule_0 ~ rule_3 (1.000))" in text
+    assert "rules that never become critical: 2 (rule_2, rule_3)" in text
+    assert "(95% interval of the AUC above 0.5): 4" in text
     assert "other (30 pairs)" in text
 
 
