@@ -16,6 +16,7 @@ import torch
 
 from rmexp.backbone.batching import Rows, in_asked_order
 from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.text import Tokens
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -42,6 +43,13 @@ def parallel_scores(classifier: Classifier, rows: Sequence[Rows], count: int) ->
             return classifier.scores(r)
 
     return in_asked_order(rows, list(side_by_side(run, rows, threads)), count)
+
+
+def row_budget(tokens: Sequence[Tokens], token_budget: int) -> int:
+    """The token budget, or less where a CPU's threads would not each get a rectangle or two."""
+    threads = torch.get_num_threads()
+    share = sum(len(t.ids) for t in tokens) // (2 * threads)
+    return token_budget if threads == 1 else max(64, min(token_budget, share))
 
 
 def side_by_side(run: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterable[_R]:

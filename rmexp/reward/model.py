@@ -19,7 +19,7 @@ from rmexp.backbone.load import (
     load_sequence_classifier,
 )
 from rmexp.backbone.options import PeftOptions, Precision
-from rmexp.backbone.parallel import parallel_scores
+from rmexp.backbone.parallel import parallel_scores, row_budget
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
@@ -78,7 +78,8 @@ class RewardModel:
         for place, i in enumerate(distinct):
             families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
-            rows = self.classifier.rows(tokens, list(families.values()), self.token_budget)
+            budget = row_budget(tokens, self.token_budget)
+            rows = self.classifier.rows(tokens, list(families.values()), budget)
             rows = [r.to(device) for r in rows]
             scores = parallel_scores(self.classifier, rows, len(tokens))
         self.classifier.model.train(was_training)
