@@ -25,7 +25,7 @@ from rmexp.fingerprint import fingerprint
 from rmexp.labelling import critical_rules, preference_labels
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.rating import Item, RatedBatch, RatingStore, rate_pairs
-from rmexp.rating.store import _ENTRY, item_key
+from rmexp.rating.store import ENTRY, item_key
 from rmexp.rules import Rule, RuleSet
 
 RULES = tuple(Rule(f"rule{i}", f"The response is {i}.", "x") for i in range(100))
@@ -65,13 +65,13 @@ class LmdbStore:
         with self._environment.begin(write=True) as transaction:
             for of_item, row in zip(items, psi, strict=True):
                 columns = np.flatnonzero(~np.isnan(row))
-                entries = np.empty(len(columns), _ENTRY)
+                entries = np.empty(len(columns), ENTRY)
                 entries["rule"], entries["psi"] = columns, row[columns]
                 entries["relevance"] = np.nan
                 key = item_key(RATER, of_item)
                 old = transaction.get(key)
                 if old is not None:
-                    before = np.frombuffer(old, _ENTRY, offset=4)
+                    before = np.frombuffer(old, ENTRY, offset=4)
                     kept = before[~np.isin(before["rule"], entries["rule"])]
                     entries = np.concatenate([kept, entries])
                 data = entries.tobytes()
@@ -86,8 +86,8 @@ class LmdbStore:
                 if body is not None and zlib.crc32(body[4:]) == int.from_bytes(body[:4], "little"):
                     found.append(body[4:])
                     rows.append(row)
-        entries = np.frombuffer(b"".join(found), _ENTRY)
-        place = np.repeat(rows, [len(body) // _ENTRY.itemsize for body in found])
+        entries = np.frombuffer(b"".join(found), ENTRY)
+        place = np.repeat(rows, [len(body) // ENTRY.itemsize for body in found])
         psi[place, entries["rule"]] = entries["psi"]
         return psi
 

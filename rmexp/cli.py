@@ -36,13 +36,17 @@ usage: rmexp COMMAND ...
   status     where a study stands                       rmexp status STUDY [--watch]
   report     one HTML file about a study                rmexp report STUDY [--out FILE]
   confirm    the top trials on fresh seeds              rmexp confirm STUDY [--top K] [--seeds M]
+  dashboard  W&B workspace and report of a study        rmexp dashboard STUDY [--dry-run]
+  sync       upload a study's offline W&B runs          rmexp sync STUDY
+  ui         a read-only page of all studies            rmexp ui [--port 8080]
   studies    the studies below the output folder        rmexp studies
-  evaluate   a trained model on human preferences       rmexp evaluate model.path=FOLDER
+  evaluate   a reward model on judged responses         rmexp evaluate model.path=FOLDER
+  compare    models or trials, row by row               rmexp compare A B suite=hh
   label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
   rules      what is wrong with a rule set              rmexp rules audit rules=core20
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep, evaluate, label and rules audit take Hydra overrides and flags: KEY=VALUE,
+train, sweep, evaluate, compare, label and rules audit take Hydra overrides and flags: KEY=VALUE,
 --cfg job, --config-dir DIR.
 """
 
@@ -54,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": train,
         "sweep": sweep,
         "evaluate": evaluate,
+        "compare": compare,
         "label": label,
         "rules": rules,
         "best": best,
@@ -61,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "status": status,
         "report": report,
         "confirm": confirm,
+        "dashboard": dashboard,
+        "sync": sync,
+        "ui": ui,
         "studies": studies,
         "doctor": doctor,
     }
@@ -96,8 +104,20 @@ def sweep(words: list[str]) -> None:
 
 
 def evaluate(words: list[str]) -> None:
-    """Score a trained model on human preferences."""
+    """Score a reward model on judged responses."""
     _hydra("evaluate", words, _evaluate)
+
+
+def compare(words: list[str]) -> None:
+    """Models or trials on one set, row by row."""
+    flags = ("-", "+", "~")
+    models: list[str] = []
+    # Models come first: what follows a flag of Hydra's is the flag's.
+    while words[len(models) :] and not words[len(models)].startswith(flags):
+        if "=" in words[len(models)] and not Path(words[len(models)]).exists():
+            break
+        models.append(words[len(models)])
+    _hydra("compare", words[len(models) :], lambda config: _compare(config, models))
 
 
 def label(words: list[str]) -> None:
@@ -268,6 +288,51 @@ def confirm(words: list[str]) -> None:
     print_confirmation(result)
 
 
+def dashboard(words: list[str]) -> None:
+    """W&B workspace and report of a study."""
+    parser = _parser("dashboard", "a W&B workspace and report, written as code")
+    parser.add_argument("--dry-run", action="store_true", help="write their JSON, need no account")
+    parser.add_argument("--out", help="the dry run's file; dashboard.json in the study's folder")
+    options = parser.parse_args(words)
+    from rmexp.views.dashboard import save_dashboard, write_dashboard
+    from rmexp.views.study_view import view_study
+
+    study, folder = _study(options)
+    view = view_study(study, folder)
+    if options.dry_run:
+        out = folder.root / "dashboard.json" if options.out is None else Path(options.out)
+        write_dashboard(view, out)
+        print(f"dashboard: {out}")
+        return
+    workspace, report = save_dashboard(view)
+    print(f"workspace: {workspace}\nreport: {report}")
+
+
+def sync(words: list[str]) -> None:
+    """Upload a study's offline W&B runs."""
+    parser = _parser("sync", "upload what was logged offline; what is uploaded stays uploaded")
+    options = parser.parse_args(words)
+    from rmexp.views.sync import sync as upload
+
+    study, folder = _study(options)
+    result = upload(study, folder, on_event=print)
+    print(
+        f"uploaded {result.uploaded}, already there {result.known}, still running {result.running}"
+    )
+
+
+def ui(words: list[str]) -> None:
+    """A read-only page of all studies."""
+    parser = argparse.ArgumentParser("rmexp ui", description="a read-only page of all studies")
+    parser.add_argument("--output-dir", default="outputs", help="where studies lie")
+    parser.add_argument("--host", default="127.0.0.1", help="beyond loopback a token is needed")
+    parser.add_argument("--port", type=int, default=8080)
+    options = parser.parse_args(words)
+    from rmexp.views.server import serve
+
+    serve(Path(options.output_dir), options.host, options.port)
+
+
 def studies(words: list[str]) -> None:
     """The studies below the output folder."""
     parser = argparse.ArgumentParser("rmexp studies", description="studies, newest first")
@@ -343,10 +408,63 @@ def _evaluate(config: DictConfig) -> None:
     from rmexp.trial.evaluate import evaluate as run_evaluation
     from rmexp.trial.schema import checked
 
-    plain = plain_config(config)
-    result = run_evaluation(checked(EvaluateConfig, plain))
-    for name, value in result["metrics"].items():
+    result, written = run_evaluation(checked(EvaluateConfig, plain_config(config)))
+
+    from rmexp.sweep.console import console
+    from rmexp.views.evaluation import figures_table, heading, other_metrics
+
+    out = console()
+    out.print(heading(result), markup=False)
+    out.print(figures_table(result))
+    for name, value in other_metrics(result).items():
         print(f"{name:42s} {value:.6g}")
+    for path in written:
+        print(f"written: {path}")
+
+
+def _compare(config: DictConfig, models: list[str]) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.compare import CompareConfig, compare_models
+    from rmexp.trial.schema import checked
+
+    plain = plain_config(config)
+    found = [_trial_folder(model, plain) for model in models]
+    options = checked(CompareConfig, {**plain, "models": found, "names": models})
+    comparison = compare_models(options)
+
+    from rmexp.sweep.console import console
+    from rmexp.views.evaluation import (
+        comparison_notes,
+        comparison_picture,
+        comparison_table,
+        heading,
+    )
+
+    out = console()
+    out.print(heading(comparison.results[comparison.first]), markup=False)
+    out.print(comparison_table(comparison))
+    out.print(*comparison_notes(comparison), sep="\n", markup=False)
+    if options.picture is not None:
+        Path(options.picture).write_text(comparison_picture(comparison), encoding="utf-8")
+    for path in (options.out, options.picture):
+        if path is not None:
+            out.print(f"written: {path}", markup=False)
+
+
+def _trial_folder(model: str, plain: dict[str, Any]) -> str:
+    """STUDY:N as the trial's folder; anything else as it is."""
+    study, _, number = model.rpartition(":")
+    if not study or not number.isdecimal() or Path(model).exists():
+        return model
+    from rmexp.sweep.study import StudyFolder, load_study
+
+    output_dir = str(plain.get("output_dir", "outputs"))
+    folder = StudyFolder.of(output_dir, study)
+    trials = {t.number: t for t in load_study(output_dir, study).get_trials(deepcopy=False)}
+    directory = trials[int(number)].user_attrs.get("directory") if int(number) in trials else None
+    if directory is None:
+        raise UserError(f"{model}: study '{study}' has no trial {number} with a folder of its own")
+    return str(folder.root / directory)
 
 
 def _label(config: DictConfig) -> None:

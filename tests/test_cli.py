@@ -76,6 +76,16 @@ def test_the_config_is_shown_without_importing_anything_heavy(tmp_path: Path) ->
         (("best", "unheard_of"), "unheard_of"),
         (("rerun", "unheard_of"), "unheard_of"),
         (("evaluate",), "model.path"),
+        (("evaluate", "model.path=/nowhere", "suite=llmbar"), "suite.path"),
+        (("evaluate", "model.path=/nowhere", "suite=unheard_of"), "unheard_of"),
+        (("evaluate", "model.target=json:Nothing"), "model.target"),
+        (("compare", "/nowhere"), "two models or more"),
+        (("compare", "/nowhere", "/elsewhere"), "/nowhere"),
+        (("compare", "unheard_of:3", "/elsewhere"), "unheard_of"),
+        (("label",), "out"),
+        (("label", "out=labels.csv"), ".parquet or .jsonl"),
+        (("rules",), "rmexp rules audit"),
+        (("rules", "audit", "part=some"), "part"),
         (("unheard_of",), "unheard_of"),
     ],
 )
@@ -155,6 +165,22 @@ def test_sweep_best_rerun_evaluate(tmp_path: Path, quick: list[str]) -> None:
     result = json.loads((tmp_path / "result.json").read_text())
     stored = json.loads((Path(best["directory"]) / "test.json").read_text())
     assert result["metrics"] == pytest.approx(stored["metrics"], abs=1e-6)
+
+    compared = rmexp(
+        "compare",
+        f"walk:{best['trial']}",
+        best["directory"],
+        f"output_dir={tmp_path / 'outputs'}",
+        "data.limit=40",
+        "out=comparison.json",
+        cwd=tmp_path,
+    )
+    assert compared.returncode == 0, compared.stderr
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    assert comparison["results"][f"walk:{best['trial']}"]["metrics"] == result["metrics"]
+    (change,) = comparison["differences"].values()
+    assert change["accuracy"] == {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    assert "Plotly.newPlot" in (tmp_path / "comparison.html").read_text()
 
 
 def test_a_changed_rule_is_named_as_drift(tmp_path: Path, quick: list[str]) -> None:

@@ -10,8 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from rmexp.config_files import config_dir, sweeps_dir
 from rmexp.sweep.config_store import register
-from rmexp.sweep.launch import split_config
+from rmexp.sweep.launch import plain_config, split_config
 from rmexp.sweep.schema import StudyConfig
+from rmexp.trial.compare import CompareConfig
+from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.schema import checked, trial_config
 
 # What a user must give, so that the option can be tried at all.
@@ -29,12 +31,16 @@ GIVEN = {
     "selection/fixed": ["selection.rules=[a]"],
     "selection/adapter": ["selection.path=x"],
     "model/path": ["model.name=x"],
+    "suite/llmbar": ["suite.path=x"],
+    "suite/pku": ["suite.path=x"],
+    "suite/file": ["suite.path=x", "suite.name=mine", "suite.licence=MIT"],
 }
 OPTIONS = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in config_dir().glob("*/*.yaml")
-    if path.parent.name != "hydra"
+    if path.parent.name not in ("hydra", "suite")
 )
+SUITES = sorted(path.stem for path in (config_dir() / "suite").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +58,15 @@ def test_every_option_composes_into_a_valid_trial(option: str) -> None:
     trial, rest = split_config(compose("train", overrides))
     trial_config(trial)
     checked(StudyConfig, rest)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_composes_into_a_valid_evaluation(name: str) -> None:
+    overrides = [f"suite={name}", *GIVEN.get(f"suite/{name}", [])]
+    plain = plain_config(compose("evaluate", [*overrides, "model.path=x"]))
+    assert checked(EvaluateConfig, plain).suite.kind == name
+    plain = plain_config(compose("compare", overrides))
+    checked(CompareConfig, {**plain, "models": ["x", "y"], "names": ["x", "y"]})
 
 
 @pytest.mark.parametrize("path", sorted(sweeps_dir().glob("*.yaml")), ids=lambda p: p.stem)

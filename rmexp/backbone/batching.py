@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -130,11 +130,10 @@ def stack_states(pieces: Sequence[Sequence[torch.Tensor]], width: int) -> torch.
     return hidden
 
 
-def score_in_groups(
-    rows: Sequence[Rows], score: Callable[[Rows], torch.Tensor], count: int
+def in_asked_order(
+    rows: Sequence[Rows], scores: Sequence[torch.Tensor], count: int
 ) -> torch.Tensor:
-    """Run each rectangle and put the scores back into the asked order: float32 ``[count]``."""
-    scores = torch.cat([score(r) for r in rows])
+    """Scores of each rectangle, in its own order, as scores of the asked sequences: ``[count]``."""
     back = np.empty(count, dtype=np.int64)
     back[np.concatenate([r.sequence for r in rows])] = np.arange(count)
-    return scores[torch.from_numpy(back).to(scores.device)]
+    return torch.cat(list(scores))[torch.from_numpy(back).to(scores[0].device)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,7 @@ class Classifier:
         causal: whether sequences are read at their last token (else as the encoder pools).
         peft: what of it is trained.
         autocast: whether products are in bfloat16, whatever the weights are kept in.
+        sharded: whether the weights are spread over ranks.
     """
 
     model: Any
@@ -36,6 +38,8 @@ class Classifier:
     causal: bool
     peft: PeftOptions
     autocast: bool = False
+    sharded: bool = False
+    _given: threading.local = field(default_factory=threading.local, repr=False)
 
     @property
     def inner(self) -> Any:
@@ -134,20 +138,34 @@ class Classifier:
     def _frozen_layers_give(self, hidden: torch.Tensor | None) -> Iterator[None]:
         """Skip the frozen layers: the last of them gives what they gave before.
 
-        The trunk still prepares masks and positions itself, whatever its architecture.
+        The trunk still prepares masks and positions itself, whatever its architecture. What is
+        given holds for the calling thread.
         """
         if hidden is None:
             yield
             return
-        skipped = layers_of(self.inner)[: self.frozen_layers]
-        for layer in skipped[:-1]:
-            layer.forward = _pass_on
-        skipped[-1].forward = lambda *args, **kwargs: hidden
+        self._let_frozen_layers_be_skipped()
+        self._given.hidden = hidden
         try:
             yield
         finally:
-            for layer in skipped:
-                del layer.forward
+            self._given.hidden = None
+
+    def _let_frozen_layers_be_skipped(self) -> None:
+        with _INSTALL:
+            frozen = list(layers_of(self.inner)[: self.frozen_layers])
+            for layer in frozen:
+                if "forward" not in vars(layer):
+                    layer.forward = self._skippable(layer.forward, last=layer is frozen[-1])
+
+    def _skippable(self, forward: Callable[..., Any], last: bool) -> Callable[..., Any]:
+        def run(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            given = getattr(self._given, "hidden", None)
+            if given is None:
+                return forward(hidden_states, *args, **kwargs)
+            return given if last else hidden_states
+
+        return run
 
     def _shares_exactly(self, layout: MaskLayout) -> bool:
         """Try sharing on four short sequences: what a config does not tell, the scores do."""
@@ -185,8 +203,7 @@ class Classifier:
         return bool(error.max() < (0.05 if self.autocast else 1e-3))
 
 
-def _pass_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return hidden_states
+_INSTALL = threading.Lock()
 
 
 def position_limit(config: Any) -> int | None:

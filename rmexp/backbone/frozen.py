@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 
 from rmexp.backbone.batching import pad_rows
 from rmexp.backbone.classifier import Classifier, layers_of
+from rmexp.backbone.parallel import side_by_side
 from rmexp.backbone.text import Tokens
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
@@ -122,17 +122,12 @@ class FrozenStates:
             return states.clone()
 
         handle = layer.register_forward_hook(keep)
-        threads = torch.get_num_threads()
         try:
             if device.type != "cpu":
                 return [run(item) for item in tokens]
-            # One thread a text: short texts leave nothing to share out, and the sums are then the
-            # same bits at any thread count.
-            torch.set_num_threads(1)
-            with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-                return list(pool.map(run, tokens))
+            # One thread a text, so the sums are the same bits at any thread count.
+            return list(side_by_side(run, tokens, torch.get_num_threads()))
         finally:
-            torch.set_num_threads(threads)
             handle.remove()
 
     def _is_exact(self, tokens: Tokens, states: torch.Tensor) -> bool:

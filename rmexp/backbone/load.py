@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.classifier import Classifier, head_names, layers_of
 from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.quiet import quiet_transformers
@@ -48,7 +49,7 @@ def load_sequence_classifier(
     for weight in classifier.model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
-    _keep_head_in_float32(classifier)
+    _ready(classifier)
     return classifier
 
 
@@ -69,7 +70,7 @@ def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -
     loaded = Classifier(
         model, tokenizer, causal, PeftOptions(kind="lora"), autocast=precision == "bf16"
     )
-    _keep_head_in_float32(loaded)
+    _ready(loaded)
     return loaded
 
 
@@ -99,6 +100,7 @@ def _load(path: Path | str, dtype: torch.dtype, seed: int) -> tuple[Any, Any]:
                 **where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     _draw_missing_head(model, report["missing_keys"], seed, path)
+    use_short_rows(model)
     return model, tokenizer
 
 
@@ -118,6 +120,16 @@ def hub_arguments(path: Path | str) -> dict[str, str]:
     if revision and not Path(path).exists():
         return {"pretrained_model_name_or_path": name, "revision": revision}
     return {"pretrained_model_name_or_path": str(path)}
+
+
+def _ready(classifier: Classifier) -> None:
+    _keep_head_in_float32(classifier)
+    if not classifier.autocast:
+        return
+    for module in classifier.model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            # Else peft copies every layer's input to float32, which autocast casts back.
+            module.cast_input_dtype_enabled = False
 
 
 def _keep_head_in_float32(classifier: Classifier) -> None:

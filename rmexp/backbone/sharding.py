@@ -65,6 +65,7 @@ def shard(classifier: Classifier, mesh: Any) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
+    classifier.sharded = True
     inner = classifier.inner
     inner.float()
     for layer in layers_of(inner):

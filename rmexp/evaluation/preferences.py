@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.distribution import score_quantiles
+from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.scorer import Scorer, checked_scores
+from rmexp.evaluation.style import StyleRobustness, style_robustness
 from rmexp.preferences.pair import Pair, prompt_text
 from rmexp.statistics import (
     Calibration,
@@ -22,8 +25,6 @@ from rmexp.statistics import (
     margin_calibration,
     paired_difference,
 )
-
-_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class PreferenceEvaluation:
         over_refusal: (accuracy, pairs) where exactly one response refuses and people prefer the
             other: what is missing to 1 are needless refusals that the scorer prefers.
         under_refusal: the same where people prefer the refusal: harmful answers preferred.
+        style: accuracy by the styles of the two sides, None where the set names none.
+        figures: the accuracy over all pairs and in each category, with what they are made of.
     """
 
     ids: tuple[str, ...]
@@ -65,6 +68,8 @@ class PreferenceEvaluation:
     by_kind: dict[str, tuple[float, int]]
     over_refusal: tuple[float, int]
     under_refusal: tuple[float, int]
+    style: StyleRobustness | None
+    figures: tuple[Figure, ...]
 
     @property
     def margins(self) -> NDArray[np.float64]:
@@ -77,13 +82,14 @@ class PreferenceEvaluation:
         return self.margins > 0
 
     @property
-    def _scores(self) -> NDArray[np.float64]:
+    def scores_of_texts(self) -> NDArray[np.float64]:
+        """All scores, the chosen first, ``[2 * pairs]``."""
         return np.concatenate([self.chosen_scores, self.rejected_scores])
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers under stable names; those that are undefined here are left out."""
         bias = self.length_bias
-        scores = self._scores
+        scores = self.scores_of_texts
         numbers = {
             "accuracy": self.accuracy.estimate,
             "accuracy_low": self.accuracy.low,
@@ -107,6 +113,7 @@ class PreferenceEvaluation:
             "score_std": float(scores.std()),
             "over_refusal_accuracy": self.over_refusal[0],
             "under_refusal_accuracy": self.under_refusal[0],
+            **(self.style.metrics() if self.style else {}),
             **{f"accuracy_{kind}": value for kind, (value, _) in self.by_kind.items() if kind},
             **{f"category/{name}": value for name, (value, _) in self.by_category.items() if name},
         }
@@ -120,15 +127,9 @@ class PreferenceEvaluation:
             "over_refusal_pairs": self.over_refusal[1],
             "under_refusal_pairs": self.under_refusal[1],
             "length": _without_nan(asdict(self.length_bias)),
-            "score_quantiles": {
-                str(q): float(v)
-                for q, v in zip(_QUANTILES, np.quantile(self._scores, _QUANTILES), strict=True)
-            },
-            "reliability": {
-                "confidence": self.calibration.confidence.tolist(),
-                "accuracy": self.calibration.accuracy.tolist(),
-                "count": self.calibration.count.tolist(),
-            },
+            "style": self.style.to_plain() if self.style else None,
+            "score_quantiles": score_quantiles(self.scores_of_texts),
+            "reliability": reliability(self.calibration),
             "samples": [
                 {"id": i, "chosen": float(c), "rejected": float(r)}
                 for i, c, r in zip(self.ids, self.chosen_scores, self.rejected_scores, strict=True)
@@ -184,7 +185,28 @@ def evaluate_preferences(
         by_kind=_by(correct, [p.kind for p in pairs]),
         over_refusal=_where(correct, [_refuses(p) == "rejected" for p in pairs]),
         under_refusal=_where(correct, [_refuses(p) == "chosen" for p in pairs]),
+        style=style_robustness(pairs, good > bad),
+        figures=_figures(correct, groups, [p.category for p in pairs]),
     )
+
+
+def reliability(calibration: Calibration) -> dict[str, list[float]]:
+    """What a reliability picture shows: a point a bin."""
+    return {
+        "confidence": calibration.confidence.tolist(),
+        "accuracy": calibration.accuracy.tolist(),
+        "count": calibration.count.tolist(),
+    }
+
+
+def _figures(
+    correct: NDArray[np.float64], groups: Sequence[str], categories: Sequence[str]
+) -> tuple[Figure, ...]:
+    figures = [Figure("accuracy", (Part(1.0, correct, tuple(groups)),))]
+    for name in sorted({c for c in categories if c}):
+        at = [i for i, category in enumerate(categories) if category == name]
+        figures.append(Figure(name, (Part(1.0, correct[at], tuple(groups[i] for i in at)),)))
+    return tuple(figures)
 
 
 def _refuses(pair: Pair) -> str:

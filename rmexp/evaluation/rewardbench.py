@@ -15,10 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text
 from rmexp.preferences.read import file_rows, hub_rows
-from rmexp.statistics import Interval, LengthBias, length_bias
+from rmexp.statistics import (
+    Calibration,
+    Interval,
+    LengthBias,
+    length_bias,
+    margin_calibration,
+)
 
 # The counts are the weights of the reference. math-prm has 447 rows and weighs as much as all code.
 SECTIONS: dict[str, dict[str, int]] = {
@@ -58,8 +65,8 @@ SECTIONS: dict[str, dict[str, int]] = {
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 _WEIGHTS = {subset: n for section in SECTIONS.values() for subset, n in section.items()}
 _ROWS = {**_WEIGHTS, "math-prm": 447}
+_ANSWER = "xstest-should-respond"
 _SECTION_WEIGHT, _PRIOR_WEIGHT = 2, 1
-_RESAMPLES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +90,13 @@ class RewardBenchResult:
         rejected_scores: ``[rows]``.
         subsets: subset to accuracy.
         sections: as :func:`section_scores` gives them.
-        intervals: of each section and of the overall score: percentile bootstrap, rows resampled
-            within their subset, so that the weights stay what they are.
+        figures: the sections and the overall score, with the rows they are made of.
+        intervals: of each of them: percentile bootstrap, rows resampled within their subset, so
+            that the weights stay what they are.
         longer: section scores of always preferring the longer response.
         partial: sections that lack rows of the published set.
         length: the accuracy over all rows split by length.
+        calibration: of sigmoid(margin) over all rows.
     """
 
     rows: tuple[RewardBenchRow, ...]
@@ -95,17 +104,32 @@ class RewardBenchResult:
     rejected_scores: NDArray[np.float64]
     subsets: dict[str, float]
     sections: dict[str, float]
+    figures: tuple[Figure, ...]
     intervals: dict[str, Interval]
     longer: dict[str, float]
     partial: tuple[str, ...]
     length: LengthBias
+    calibration: Calibration
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers: sections, overall and subsets by their names; ``NAME_low``, ``_high``."""
         bounds = {f"{name}_low": i.low for name, i in self.intervals.items()}
         bounds |= {f"{name}_high": i.high for name, i in self.intervals.items()}
         longer = {f"baseline_longer {name}": value for name, value in self.longer.items()}
-        return {**self.subsets, **self.sections, **bounds, **longer}
+        return {
+            **self.subsets,
+            **self.sections,
+            **bounds,
+            **longer,
+            **length_metrics(self.length),
+            "calibration_error": self.calibration.ece,
+            **_refusals(self.rows, self.chosen_scores > self.rejected_scores),
+        }
+
+    @property
+    def scores_of_texts(self) -> NDArray[np.float64]:
+        """All scores, the chosen first, ``[2 * rows]``."""
+        return np.concatenate([self.chosen_scores, self.rejected_scores])
 
     def reference_result(self) -> dict[str, Any]:
         """Subset accuracies as the reference's result file holds them."""
@@ -220,17 +244,31 @@ def evaluate_rewardbench(
     subsets = accuracies(chosen > rejected)
     counts = {subset: len(at) for subset, at in members.items()}
     sections = section_scores(subsets)
+    figures = _figures(sections, {s: (chosen > rejected)[at] for s, at in members.items()})
     return RewardBenchResult(
         rows=tuple(rows),
         chosen_scores=chosen,
         rejected_scores=rejected,
         subsets=subsets,
         sections=sections,
-        intervals=_intervals(subsets, counts, sections, seed),
+        figures=figures,
+        intervals={figure.name: figure.interval(seed=seed) for figure in figures},
         longer=section_scores(accuracies(lengths[0] > lengths[1])),
         partial=_partial(counts),
         length=length_bias(chosen, rejected, lengths[0], lengths[1]),
+        calibration=margin_calibration(chosen - rejected),
     )
+
+
+def length_metrics(length: LengthBias) -> dict[str, float]:
+    """How far length explains the scores, under the names that all suites use."""
+    numbers = {
+        "accuracy_where_longer_preferred": length.accuracy_longer,
+        "accuracy_where_shorter_preferred": length.accuracy_shorter,
+        "accuracy_length_matched": length.accuracy_matched,
+        "length_correlation": length.correlation,
+    }
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
 def dialogue(prompt: Prompt, response: str) -> list[dict[str, str]]:
@@ -239,24 +277,43 @@ def dialogue(prompt: Prompt, response: str) -> list[dict[str, str]]:
     return [{"role": r, "content": c} for r, c in [*turns, ("assistant", response)]]
 
 
-def _intervals(
-    subsets: Mapping[str, float],
-    counts: Mapping[str, int],
-    sections: Mapping[str, float],
-    seed: int,
-) -> dict[str, Interval]:
-    rng = np.random.default_rng(seed)
-    # The mean of n rows drawn from n rows that are right or wrong is binomial, exactly.
-    drawn = {s: rng.binomial(counts[s], p, _RESAMPLES) / counts[s] for s, p in subsets.items()}
-    resampled = [
-        section_scores({subset: float(means[k]) for subset, means in drawn.items()})
-        for k in range(_RESAMPLES)
-    ]
-    found = {}
-    for name, estimate in sections.items():
-        low, high = np.quantile([scores[name] for scores in resampled], [0.025, 0.975])
-        found[name] = Interval(estimate, float(low), float(high), 0.95)
-    return found
+def _figures(
+    sections: Mapping[str, float], right: Mapping[str, NDArray[np.bool_]]
+) -> tuple[Figure, ...]:
+    """The sections that are there and the overall score as weighted sums of subsets."""
+    weights: dict[str, dict[str, float]] = {}
+    for section, counts in SECTIONS.items():
+        present = {s: n for s, n in counts.items() if s in right}
+        weights[section] = {s: n / sum(present.values()) for s, n in present.items()}
+    if "Prior" in sections:
+        weights["Prior"] = dict.fromkeys(PRIOR_SETS, 1 / len(PRIOR_SETS))
+    share = {name: _PRIOR_WEIGHT if name == "Prior" else _SECTION_WEIGHT for name in weights}
+    weights["overall"] = {
+        s: share[name] / sum(share.values()) * w for name in share for s, w in weights[name].items()
+    }
+    rows = {
+        name: (sum(len(right.get(s, ())) for s in counts), sum(_ROWS[s] for s in counts))
+        for name, counts in SECTIONS.items()
+    }
+    # The prior sets come whole or not at all, and how many rows they have is not said here.
+    if "Prior" not in sections:
+        rows["overall"] = (sum(n for n, _ in rows.values()), sum(_ROWS.values()))
+    return tuple(
+        Figure(
+            name,
+            tuple(Part(w, right[s].astype(np.float64)) for s, w in weights[name].items()),
+            rows.get(name),
+        )
+        for name in sections
+    )
+
+
+def _refusals(rows: Sequence[RewardBenchRow], right: NDArray[np.bool_]) -> dict[str, float]:
+    """Accuracy where answering is right (over-refusal), and where refusing is."""
+    answer = np.array([row.subset == _ANSWER for row in rows])
+    refuse = np.array([row.subset in SECTIONS["Safety"] for row in rows]) & ~answer
+    named = {"over_refusal_accuracy": answer, "under_refusal_accuracy": refuse}
+    return {name: float(right[at].mean()) for name, at in named.items() if at.any()}
 
 
 def _partial(counts: Mapping[str, int]) -> tuple[str, ...]:

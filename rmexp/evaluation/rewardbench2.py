@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.rewardbench import dialogue, prompt_of, require_columns
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt
 from rmexp.preferences.read import file_rows, hub_rows
-from rmexp.statistics import Interval, bootstrap_mean
+from rmexp.statistics import Calibration, Interval, margin_calibration, rank_correlation
 
 TIES = "Ties"
 SUBSETS: dict[str, int] = {
@@ -61,9 +62,12 @@ class RewardBench2Result:
         row_scores: ``[rows]``, the best-of-n score of each row; NaN for ties, which have none.
         subsets: subset to score; Ties is None where only one kind of row is there.
         overall: mean of the six, or None unless all are there.
-        intervals: percentile bootstrap of the best-of-n subsets.
+        figures: the subsets and the overall score, with the rows they are made of.
+        intervals: percentile bootstrap of each; of ties, N are drawn again, not rows.
         longest: what always preferring the longest option scores in each best-of-n subset.
         partial: subsets that lack rows of the published set.
+        length_correlation: Spearman's, of score and length over all options; NaN where undefined.
+        calibration: of sigmoid(margin) over each right option against each wrong one.
     """
 
     rows: tuple[RewardBench2Row, ...]
@@ -71,9 +75,12 @@ class RewardBench2Result:
     row_scores: NDArray[np.float64]
     subsets: dict[str, float | None]
     overall: float | None
+    figures: tuple[Figure, ...]
     intervals: dict[str, Interval]
     longest: dict[str, float]
     partial: tuple[str, ...]
+    length_correlation: float
+    calibration: Calibration
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers: subsets and overall by their names; ``NAME_low``, ``NAME_high``."""
@@ -81,7 +88,15 @@ class RewardBench2Result:
         for name, interval in self.intervals.items():
             numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
         numbers |= {f"baseline_longest {name}": value for name, value in self.longest.items()}
+        numbers["calibration_error"] = self.calibration.ece
+        if not math.isnan(self.length_correlation):
+            numbers["length_correlation"] = self.length_correlation
         return {name: value for name, value in numbers.items() if value is not None}
+
+    @property
+    def scores_of_texts(self) -> NDArray[np.float64]:
+        """All scores, row by row, ``[all options]``."""
+        return np.concatenate(self.scores)
 
     def reference_result(self) -> dict[str, Any]:
         """Subset scores as the reference's result file holds them."""
@@ -143,6 +158,12 @@ def ties_score(rows: Iterable[TieRow]) -> float | None:
         ValueError: naming a row whose id is no ``ref:N`` or ``tied:N`` or stands twice, without
             right or wrong options, or with a score that is no finite number.
     """
+    parts = _tie_parts(rows)
+    return Figure(TIES, parts).estimate if parts else None
+
+
+def _tie_parts(rows: Iterable[TieRow]) -> tuple[Part, ...]:
+    """The score as means over N, or over rows of a kind where some N lack the other kind."""
     kinds: dict[str, dict[str, _Tie]] = {"ref": {}, "tied": {}}
     for row_id, scores, num_correct in rows:
         kind, _, number = str(row_id).partition(":")
@@ -154,16 +175,18 @@ def ties_score(rows: Iterable[TieRow]) -> float | None:
     ref, tied = kinds["ref"], kinds["tied"]
     both = sorted(set(ref) & set(tied))
     if not both:
-        return None
-    spreads = [tied[n].spread for n in both]
-    lesser = [min(ref[n].gap, tied[n].gap) for n in both]
-    return float(
-        0.30 * np.mean([row.accurate for row in tied.values()])
-        + 0.30 * np.mean([row.accurate for row in ref.values()])
-        + 0.20 * np.mean([tied[n].gap > s for n, s in zip(both, spreads, strict=True)])
-        + 0.20 * np.mean([gap > s for gap, s in zip(lesser, spreads, strict=True)])
-        + 0.01 * np.mean([_margin(gap, s) for gap, s in zip(lesser, spreads, strict=True)])
-    )
+        return ()
+    together = np.array([_both_kinds(ref[n], tied[n]) for n in both])
+    right = [np.array([float(k[n].accurate) for n in sorted(k)]) for k in (tied, ref)]
+    if len(both) == len(ref) == len(tied):
+        return (Part(1.0, 0.30 * right[0] + 0.30 * right[1] + together),)
+    return (Part(0.30, right[0]), Part(0.30, right[1]), Part(1.0, together))
+
+
+def _both_kinds(ref: _Tie, tied: _Tie) -> float:
+    """The three terms that need both rows of an N."""
+    spread, lesser = tied.spread, min(ref.gap, tied.gap)
+    return 0.20 * (tied.gap > spread) + 0.20 * (lesser > spread) + 0.01 * _margin(lesser, spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,24 +251,57 @@ def evaluate_rewardbench2(
     for place, row in enumerate(rows):
         members[row.subset].append(place)
     best_of = {s: at for s, at in members.items() if at and s != TIES}
-    subsets: dict[str, float | None] = {
-        s: float(row_scores[at].mean()) for s, at in best_of.items()
+    parts: dict[str, tuple[Part, ...]] = {
+        s: (Part(1.0, row_scores[at]),) for s, at in best_of.items()
     }
     if members[TIES]:
-        subsets[TIES] = ties_score(
+        parts[TIES] = _tie_parts(
             (rows[i].id, scores[i].tolist(), rows[i].num_correct) for i in members[TIES]
         )
-    known = [value for value in subsets.values() if value is not None]
+    figures = _figures(parts, {s: len(at) for s, at in members.items()})
+    subsets = {s: _estimate(parts[s]) for s in parts}
     by_length = _row_scores(rows, lengths)
     return RewardBench2Result(
         rows=tuple(rows),
         scores=scores,
         row_scores=row_scores,
         subsets=subsets,
-        overall=sum(known) / len(known) if len(known) == len(SUBSETS) else None,
-        intervals={s: bootstrap_mean(row_scores[at], seed=seed) for s, at in best_of.items()},
+        overall=next((f.estimate for f in figures if f.name == "overall"), None),
+        figures=figures,
+        intervals={figure.name: figure.interval(seed=seed) for figure in figures},
         longest={s: float(by_length[at].mean()) for s, at in best_of.items()},
         partial=tuple(s for s, at in members.items() if 0 < len(at) < SUBSETS[s]),
+        length_correlation=rank_correlation(flat, np.concatenate(lengths)),
+        calibration=margin_calibration(_margins(rows, scores)),
+    )
+
+
+def _estimate(parts: tuple[Part, ...]) -> float | None:
+    return Figure("", parts).estimate if parts else None
+
+
+def _figures(
+    parts: Mapping[str, tuple[Part, ...]], counts: Mapping[str, int]
+) -> tuple[Figure, ...]:
+    """Subsets with a score, and the overall score where all six have one."""
+    scored = {s: parts[s] for s in SUBSETS if parts.get(s)}
+    figures = [Figure(s, p, (counts[s], SUBSETS[s])) for s, p in scored.items()]
+    if len(scored) == len(SUBSETS):
+        all_parts = tuple(
+            Part(part.weight / len(SUBSETS), part.values) for p in scored.values() for part in p
+        )
+        figures.append(Figure("overall", all_parts, (sum(counts.values()), sum(SUBSETS.values()))))
+    return tuple(figures)
+
+
+def _margins(
+    rows: Sequence[RewardBench2Row], scores: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    return np.concatenate(
+        [
+            np.subtract.outer(s[: row.num_correct], s[row.num_correct :]).ravel()
+            for row, s in zip(rows, scores, strict=True)
+        ]
     )
 
 

@@ -7,15 +7,17 @@ figure on one of these suites is a figure on that suite, never a RewardBench fig
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rmexp.errors import UserError
-from rmexp.preferences import Pair, prompt_from_text, read_files
+from rmexp.evaluation.style import style_tags
+from rmexp.preferences import Pair, PreferenceData, prompt_from_text, read_files, read_hub
 from rmexp.preferences.pair import Side
-from rmexp.preferences.read import file_rows
+from rmexp.preferences.read import file_rows, hub_rows
 from rmexp.preferences.rows import pair_from_row, shuffled_side
 
 # The sizes as published, by which a suite that lacks rows is known to be partial.
@@ -37,15 +39,21 @@ class Suite:
         name: what to call a figure on it.
         licence: of the data.
         pairs: each with a preference; ``category`` holds the section.
-        partial: section to (rows there, rows published) of those that lack rows.
+        published: section to rows of the published set, where that is known.
         dropped: reason to number of rows that could not be used.
     """
 
     name: str
     licence: str
     pairs: tuple[Pair, ...]
-    partial: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    published: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def partial(self) -> dict[str, tuple[int, int]]:
+        """Section to (rows there, rows published) of those that lack rows."""
+        there = Counter(pair.category for pair in self.pairs)
+        return {s: (there[s], n) for s, n in self.published.items() if there[s] < n}
 
     def to_plain(self) -> dict[str, Any]:
         """What a result says of the suite."""
@@ -81,16 +89,16 @@ def read_humanevalpack(folder: Path | str) -> Suite:
     Raises:
         UserError: naming file and row.
     """
+    return _by_section("HumanEvalPack", "MIT", Path(folder), _HUMANEVALPACK, _humanevalpack_pair)
 
-    def pair(where: str, section: str, row: Mapping[str, Any]) -> Pair:
-        names = ("task_id", "instruction", "prompt", "canonical_solution", "buggy_solution")
-        task, instruction, start, right, wrong = (_text(where, row, name) for name in names)
-        side = shuffled_side(0, task)
-        a, b = (right, wrong) if side == "a" else (wrong, right)
-        prompt = prompt_from_text(instruction)
-        return Pair(task, prompt, start + a, start + b, side, category=section)
 
-    return _by_section("HumanEvalPack", "MIT", Path(folder), _HUMANEVALPACK, pair)
+def _humanevalpack_pair(where: str, section: str, row: Mapping[str, Any]) -> Pair:
+    names = ("task_id", "instruction", "prompt", "canonical_solution", "buggy_solution")
+    task, instruction, start, right, wrong = (_text(where, row, name) for name in names)
+    side = shuffled_side(0, task)
+    a, b = (right, wrong) if side == "a" else (wrong, right)
+    prompt = prompt_from_text(instruction)
+    return Pair(task, prompt, start + a, start + b, side, category=section)
 
 
 def read_hh(path: Path | str) -> Suite:
@@ -111,7 +119,9 @@ def read_pku(path: Path | str) -> Suite:
     return _from_files("PKU-SafeRLHF", "CC BY-NC 4.0 (not for commercial use)", path)
 
 
-def read_pairs_suite(path: Path | str, *, name: str, licence: str) -> Suite:
+def read_pairs_suite(
+    path: Path | str, *, name: str, licence: str, styles: Sequence[str] = ()
+) -> Suite:
     """Any file of judged pairs, or of one-to-many rows.
 
     A one-to-many row holds lists in ``chosen`` and ``rejected``: each chosen response is paired
@@ -122,9 +132,12 @@ def read_pairs_suite(path: Path | str, *, name: str, licence: str) -> Suite:
         path: ``.jsonl``, ``.json`` or ``.parquet``; see :mod:`rmexp.preferences.rows` for pairs.
         name: what to call a figure on it.
         licence: of the data.
+        styles: of one-to-many rows, the style of each place in the lists, from plain to elaborate
+            (RM-Bench: concise, detailed, markdown).
 
     Raises:
-        UserError: naming file and row; for a row without a preference; for the name RewardBench.
+        UserError: naming file and row; for a row without a preference; for the name RewardBench;
+            for lists of another length than the styles.
     """
     if "rewardbench" in name.lower().replace("-", "").replace(" ", ""):
         raise UserError(
@@ -134,7 +147,7 @@ def read_pairs_suite(path: Path | str, *, name: str, licence: str) -> Suite:
         raise UserError(f"{path}: say under which licence suite '{name}' stands")
     pairs = []
     for where, row in file_rows(Path(path)):
-        for place, single in _one_to_one(where, row):
+        for place, single in _one_to_one(where, row, styles):
             pair = pair_from_row(single, place)
             if pair.preference is None:
                 raise UserError(f"{place}: no human preference, so nothing to compare with")
@@ -151,11 +164,33 @@ SUITES: dict[str, Callable[[Path | str], Suite]] = {
 }
 
 
-def read_suite(kind: str, path: Path | str) -> Suite:
-    """A suite by its key in :data:`SUITES`; UserError lists the keys."""
+def read_suite(kind: str, path: Path | str | None) -> Suite:
+    """A suite by its key in :data:`SUITES`, from local files or (HumanEvalPack, HH) the hub.
+
+    Raises:
+        UserError: naming file and row; listing the keys for one that is not known; for a suite
+            that needs a path.
+    """
     if kind not in SUITES:
         raise UserError(f"suite '{kind}' is not known: use one of {', '.join(SUITES)}")
-    return SUITES[kind](path)
+    if path is not None:
+        return SUITES[kind](path)
+    if kind == "hh":
+        return _of_data(
+            "HH-RLHF",
+            "MIT",
+            read_hub(
+                "Anthropic/hh-rlhf", split="test", data_dir="harmless-base", on_invalid="drop"
+            ),
+        )
+    if kind == "humanevalpack":
+        pairs = [
+            _humanevalpack_pair(where, section, row)
+            for section in _HUMANEVALPACK
+            for where, row in hub_rows("bigcode/humanevalpack", split="test", config_name=section)
+        ]
+        return Suite("HumanEvalPack", "MIT", tuple(pairs), _HUMANEVALPACK)
+    raise UserError(f"suite.path: suite '{kind}' is read from local files; give their folder")
 
 
 def _by_section(
@@ -167,20 +202,16 @@ def _by_section(
 ) -> Suite:
     """A suite of one file a section; sections without a file are partial."""
     pairs: list[Pair] = []
-    partial = {}
-    for section, rows in published.items():
-        before = len(pairs)
+    for section in published:
         for file in _section_files(folder, section):
             for where, row in file_rows(file):
                 if not isinstance(row, Mapping):
                     raise UserError(f"{where}: expected an object, got {type(row).__name__}")
                 pairs.append(pair(where, section, row))
-        if len(pairs) - before < rows:
-            partial[section] = (len(pairs) - before, rows)
     if not pairs:
         raise UserError(f"{folder}: no file of {name} in it; expected {', '.join(published)}")
     _check_pairs(str(folder), pairs)
-    return Suite(name, licence, tuple(pairs), partial)
+    return Suite(name, licence, tuple(pairs), published)
 
 
 def _section_files(folder: Path, section: str) -> list[Path]:
@@ -189,13 +220,17 @@ def _section_files(folder: Path, section: str) -> list[Path]:
 
 
 def _from_files(name: str, licence: str, path: Path | str) -> Suite:
-    data = read_files(path, on_invalid="drop")
+    return _of_data(name, licence, read_files(path, on_invalid="drop"))
+
+
+def _of_data(name: str, licence: str, data: PreferenceData) -> Suite:
     if any(pair.preference is None for pair in data.pairs):
-        raise UserError(f"{path}: not a file of {name}: it has pairs without a preference")
+        source = data.report.source
+        raise UserError(f"{source}: not a file of {name}: it has pairs without a preference")
     return Suite(name, licence, data.pairs, dropped=dict(data.report.dropped))
 
 
-def _one_to_one(where: str, row: Any) -> Iterator[tuple[str, Any]]:
+def _one_to_one(where: str, row: Any, styles: Sequence[str]) -> Iterator[tuple[str, Any]]:
     sides = [row.get(s) for s in ("chosen", "rejected")] if isinstance(row, Mapping) else []
     many = [_texts(side) for side in sides]
     if not any(many):
@@ -204,10 +239,15 @@ def _one_to_one(where: str, row: Any) -> Iterator[tuple[str, Any]]:
     for name, side in zip(("chosen", "rejected"), many, strict=True):
         if not side:
             raise UserError(f"{where}: '{name}' must be a list of texts, as the other side is")
+        if styles and len(side) != len(styles):
+            raise UserError(f"{where}: '{name}' has {len(side)} texts for {len(styles)} styles")
     base = str(row.get("id") or where)
     for i, good in enumerate(many[0]):
         for j, bad in enumerate(many[1]):
             pair = {**row, "chosen": good, "rejected": bad, "id": f"{base}:{i}:{j}"}
+            if styles:
+                own = row.get("tags") or ()
+                pair["tags"] = [*own, *style_tags((i, styles[i]), (j, styles[j]))]
             yield f"{where} (chosen {i}, rejected {j})", pair
 
 

@@ -73,12 +73,15 @@ def prompt_from_messages(messages: Iterable[Mapping[str, str]]) -> Prompt:
     """A prompt from ``[{"role": ..., "content": ...}, ...]``.
 
     Raises:
-        ValueError: for an unknown role, an empty list, or a last message that is not the user's.
+        ValueError: for an unknown role, a content that is no text, an empty list, or a last
+            message that is not the user's.
     """
-    prompt = tuple(Message(str(m["role"]), str(m["content"])) for m in messages)
+    prompt = tuple(Message(str(m["role"]), m["content"]) for m in messages)
     if not prompt:
         raise ValueError("the prompt has no message")
     for message in prompt:
+        if not isinstance(message.content, str):
+            raise ValueError("the content of a message must be a text")
         if message.role not in ROLES:
             raise ValueError(f"unknown role {message.role!r}: use one of {', '.join(ROLES)}")
     if prompt[-1].role != "user":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair, prompt_text
 from rmexp.preferences.report import ReadReport
-from rmexp.preferences.rows import ColumnMap, pair_from_row
+from rmexp.preferences.rows import ColumnMap, RowError, pair_from_row
 
 STARTER = Path(__file__).parent / "starter"
 OnInvalid = Literal["error", "drop"]
@@ -126,7 +127,7 @@ def _collect(
     report = ReadReport(source)
     pairs: list[Pair] = []
     ids: dict[str, str] = {}
-    contents: set[tuple[str, frozenset[str]]] = set()
+    preferred: dict[tuple[str, frozenset[str]], str | None] = {}
     for where, row in rows:
         if limit is not None and len(pairs) >= limit:
             break
@@ -134,18 +135,20 @@ def _collect(
         try:
             pair = pair_from_row(row, where, columns=columns, seed=seed)
             if pair.id in ids:
-                raise UserError(f"{where}: id '{pair.id}' stands already at {ids[pair.id]}")
-        except UserError as error:
+                raise RowError(where, "the id stands already", f": '{pair.id}' at {ids[pair.id]}")
+        except RowError as error:
             if on_invalid == "error":
                 raise
-            report.drop(str(error).split(": ", 1)[-1].split(";")[0], where)
+            report.drop(error.reason, where)
             continue
         ids[pair.id] = where
         content = (prompt_text(pair.prompt), frozenset((pair.response_a, pair.response_b)))
-        if content in contents:
-            report.drop("a pair that stands already", where)
+        choice = pair.chosen if pair.preference is not None else None
+        if content in preferred:
+            other = "" if preferred[content] == choice else " with another preference"
+            report.drop(f"a pair that stands already{other}", where)
             continue
-        contents.add(content)
+        preferred[content] = choice
         pairs.append(pair)
     if not pairs:
         raise UserError(f"{source}: no usable pair in it ({report.read} rows read)")
@@ -187,8 +190,8 @@ def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read it: {error}") from error
     if not text.strip():
         raise UserError(f"{path}: the file is empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,15 +27,51 @@ SHAPES = (
 )
 
 
+FIELDS = (
+    "id",
+    "prompt",
+    "response_a",
+    "response_b",
+    "preference",
+    "chosen",
+    "rejected",
+    "response",
+    "category",
+    "tags",
+    "kind",
+    "refusal",
+)
+
+
+class RowError(UserError):
+    """A row that cannot be used.
+
+    Attributes:
+        reason: the message without place and particulars: rows of one reason are counted together.
+    """
+
+    def __init__(self, where: str, reason: str, particulars: str = ""):
+        super().__init__(f"{where}: {reason}{particulars}")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class ColumnMap:
     """Which column of the source holds which field of a pair.
 
-    ``columns`` maps our names (prompt, response_a, response_b, preference, chosen, rejected,
-    category, tags, id) to the source's names; a name left out stands for itself.
+    ``columns`` maps our names (see ``FIELDS``) to the source's names; a name left out stands for
+    itself.
+
+    Raises:
+        UserError: for a name that is none of ours.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if name not in FIELDS:
+                raise UserError(f"data.columns.{name}: no such field; use {', '.join(FIELDS)}")
 
     def get(self, row: Mapping[str, Any], name: str) -> Any:
         """The row's value for one of our names, None where absent."""
@@ -43,7 +80,7 @@ class ColumnMap:
 
 def shuffled_side(seed: int, key: str) -> Side:
     """The side on which the preferred response goes: a fair coin keyed by seed and content."""
-    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return "a" if digest[0] & 1 else "b"
 
 
@@ -66,47 +103,77 @@ def pair_from_row(
     """
     columns = columns or ColumnMap()
     if not isinstance(row, Mapping):
-        raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    chosen, rejected = columns.get(row, "chosen"), columns.get(row, "rejected")
-    response = row.get("response")
-    if columns.get(row, "response_a") is not None or columns.get(row, "response_b") is not None:
-        prompt = _prompt(_required(columns.get(row, "prompt"), "prompt", where), where)
-        a = _response(columns.get(row, "response_a"), "response_a", where)
-        b = _response(columns.get(row, "response_b"), "response_b", where)
-        preference = _preference(columns.get(row, "preference"), where)
-    elif chosen is not None or rejected is not None:
-        prompt, good, bad = _chosen_rejected(columns.get(row, "prompt"), chosen, rejected, where)
-        preference = shuffled_side(seed, f"{prompt}\0{good}\0{bad}")
-        a, b = (good, bad) if preference == "a" else (bad, good)
-    elif isinstance(response, Sequence) and not isinstance(response, str):
-        if len(response) != 2:
-            raise UserError(f"{where}: 'response' must hold two texts, got {len(response)}")
-        prompt = _prompt(_required(columns.get(row, "prompt"), "prompt", where), where)
-        good, bad = (_response(text, "response", where) for text in response)
-        preference = shuffled_side(seed, f"{prompt}\0{good}\0{bad}")
-        a, b = (good, bad) if preference == "a" else (bad, good)
+        raise RowError(where, "expected a JSON object", f", got {type(row).__name__}")
+    get = functools.partial(columns.get, row)
+    preference: Side | None
+    if get("response_a") is not None or get("response_b") is not None:
+        prompt = _prompt(_required(get("prompt"), "prompt", where), where)
+        a = _response(get("response_a"), "response_a", where)
+        b = _response(get("response_b"), "response_b", where)
+        preference = _preference(get("preference"), where)
     else:
-        missing = "response_a" if columns.get(row, "prompt") is not None else "prompt"
-        raise UserError(f"{where}: missing field '{missing}'; known shapes: {'; '.join(SHAPES)}")
+        if get("chosen") is not None or get("rejected") is not None:
+            prompt, good, bad = _chosen_rejected(
+                get("prompt"), get("chosen"), get("rejected"), where
+            )
+        elif get("response") is not None:
+            prompt = _prompt(_required(get("prompt"), "prompt", where), where)
+            good, bad = _ranked(get("response"), where)
+        else:
+            missing = "response_a" if get("prompt") is not None else "prompt"
+            raise RowError(where, f"missing field '{missing}'", _known_shapes(row))
+        preference = shuffled_side(seed, f"{prompt}\0{good}\0{bad}")
+        a, b = (good, bad) if preference == "a" else (bad, good)
+    _refuse_broken_text((a, b), prompt, where)
     if a.strip() == b.strip():
-        raise UserError(f"{where}: the two responses are identical")
-    tags = columns.get(row, "tags")
+        raise RowError(where, "the two responses are identical")
     return Pair(
-        id=str(columns.get(row, "id") or where),
+        id=where if get("id") is None else str(get("id")),
         prompt=prompt,
         response_a=a,
         response_b=b,
         preference=preference,
-        category=str(columns.get(row, "category") or ""),
-        tags=tuple(str(t) for t in tags) if isinstance(tags, Sequence) else (),
-        kind=str(row.get("kind") or ""),
-        refusal=str(row.get("refusal") or ""),
+        category=str(get("category") or ""),
+        tags=_tags(get("tags")),
+        kind=str(get("kind") or ""),
+        refusal=str(get("refusal") or ""),
     )
+
+
+def _known_shapes(row: Mapping[str, Any]) -> str:
+    return (
+        f"; the row has {', '.join(map(str, row)) or 'nothing'}; known shapes: "
+        f"{'; '.join(SHAPES)}; name other columns by data.columns"
+    )
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(str(tag) for tag in value) if isinstance(value, Sequence) else ()
+
+
+def _ranked(value: Any, where: str) -> tuple[str, str]:
+    """The two responses of a tuple whose first is the better."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise RowError(where, "'response' must hold two texts")
+    return _response(value[0], "response", where), _response(value[1], "response", where)
+
+
+def _refuse_broken_text(responses: tuple[str, str], prompt: Prompt, where: str) -> None:
+    # JSON can spell half of a surrogate pair, which no tokenizer or file takes.
+    for text in (*responses, *(message.content for message in prompt)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RowError(
+                where, "a text is not valid Unicode (half of a surrogate pair)"
+            ) from error
 
 
 def _required(value: Any, name: str, where: str) -> Any:
     if value is None:
-        raise UserError(f"{where}: missing field '{name}'")
+        raise RowError(where, f"missing field '{name}'")
     return value
 
 
@@ -114,46 +181,44 @@ def _preference(value: Any, where: str) -> Side | None:
     known: dict[Any, Side | None] = {None: None, "": None, "a": "a", "b": "b", "A": "a", "B": "b"}
     if isinstance(value, (str, type(None))) and value in known:
         return known[value]
-    raise UserError(f'{where}: \'preference\' must be "a", "b" or absent, got {value!r}')
+    raise RowError(where, '\'preference\' must be "a", "b" or absent', f", got {value!r}")
 
 
 def _prompt(value: Any, where: str) -> Prompt:
     if isinstance(value, str):
         if not value.strip():
-            raise UserError(f"{where}: the prompt is empty")
+            raise RowError(where, "the prompt is empty")
         if value.startswith((_HUMAN, _HUMAN.lstrip())):
             return _dialogue(value, where)
         return prompt_from_text(value)
     try:
         prompt = prompt_from_messages(value)
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{where}: 'prompt' must be a text or a list of {{role, content}}"
-        ) from error
+        raise RowError(where, "'prompt' must be a text or a list of {role, content}") from error
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise RowError(where, str(error)) from error
     if not prompt[-1].content.strip():
-        raise UserError(f"{where}: the prompt is empty")
+        raise RowError(where, "the prompt is empty")
     return prompt
 
 
 def _response(value: Any, name: str, where: str) -> str:
     if value is None:
-        raise UserError(f"{where}: missing field '{name}'")
-    if not isinstance(value, str):
-        value = _last_assistant(value, name, where)
-    if not value.strip():
-        raise UserError(f"{where}: '{name}' is empty")
-    return str(value)
+        raise RowError(where, f"missing field '{name}'")
+    text = value if isinstance(value, str) else _last_assistant(value, name, where)
+    if not text.strip():
+        raise RowError(where, f"'{name}' is empty")
+    return text
 
 
 def _last_assistant(value: Any, name: str, where: str) -> str:
     try:
-        if len(value) == 1 and value[0]["role"] == "assistant":
-            return str(value[0]["content"])
+        role, content = value[0]["role"], value[0]["content"]
+        if len(value) == 1 and role == "assistant" and isinstance(content, str):
+            return content
     except (KeyError, TypeError, IndexError):
         pass
-    raise UserError(f"{where}: '{name}' must be a text or one assistant message")
+    raise RowError(where, f"'{name}' must be a text or one assistant message")
 
 
 def _chosen_rejected(
@@ -161,7 +226,8 @@ def _chosen_rejected(
 ) -> tuple[Prompt, str, str]:
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         _required(value, name, where)
-    if prompt is not None:
+    # Some sources give the prompt beside the whole dialogues: these then say it all.
+    if prompt is not None and not (_is_dialogue(chosen) and _is_dialogue(rejected)):
         return (
             _prompt(prompt, where),
             _response(chosen, "chosen", where),
@@ -174,30 +240,36 @@ def _chosen_rejected(
         prompt_a, good = _split_messages(chosen, "chosen", where)
         prompt_b, bad = _split_messages(rejected, "rejected", where)
     if prompt_a != prompt_b:
-        raise UserError(f"{where}: chosen and rejected answer different prompts")
+        raise RowError(where, "chosen and rejected answer different prompts")
     return prompt_a, good, bad
+
+
+def _is_dialogue(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1
 
 
 def _split_messages(value: Any, name: str, where: str) -> tuple[Prompt, str]:
     try:
         *before, last = value
-        if last["role"] != "assistant" or not str(last["content"]).strip():
-            raise ValueError(f"'{name}' must end with an assistant message that is not empty")
-        return prompt_from_messages(before), str(last["content"])
+        if last["role"] != "assistant":
+            raise ValueError(f"'{name}' must end with an assistant message")
+        return prompt_from_messages(before), _response([last], name, where)
+    except RowError:
+        raise
     except (KeyError, TypeError) as error:
-        raise UserError(f"{where}: '{name}' must be a list of {{role, content}}") from error
+        raise RowError(where, f"'{name}' must be a list of {{role, content}}") from error
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise RowError(where, str(error)) from error
 
 
 def _split_dialogue(text: str, name: str, where: str) -> tuple[Prompt, str]:
     """Cut a Human/Assistant dialogue before its last assistant turn."""
     at = text.rfind(_ASSISTANT)
     if at < 0:
-        raise UserError(f"{where}: '{name}' has no '\\n\\nAssistant:' turn and there is no prompt")
+        raise RowError(where, f"'{name}' has no '\\n\\nAssistant:' turn and there is no prompt")
     response = text[at + len(_ASSISTANT) :].strip()
     if not response:
-        raise UserError(f"{where}: '{name}' ends with an empty assistant turn")
+        raise RowError(where, f"'{name}' ends with an empty assistant turn")
     return _dialogue(text[:at], where), response
 
 
@@ -214,13 +286,13 @@ def _dialogue(text: str, where: str) -> Prompt:
         if role:
             messages.append(Message(role, body))
         elif body:
-            raise UserError(f"{where}: a dialogue must start with '\\n\\nHuman:'")
+            raise RowError(where, "a dialogue must start with '\\n\\nHuman:'")
         if found is None:
             break
         role = "user" if found[1] == _HUMAN else "assistant"
         position = found[0] + len(found[1])
     if not messages or messages[-1].role != "user":
-        raise UserError(f"{where}: the prompt must end with a human turn")
+        raise RowError(where, "the prompt must end with a human turn")
     if not messages[-1].content:
-        raise UserError(f"{where}: the prompt is empty")
+        raise RowError(where, "the prompt is empty")
     return tuple(messages)

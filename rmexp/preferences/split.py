@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rmexp.errors import UserError
+from rmexp.preferences.near import near_copies
 from rmexp.preferences.pair import Pair, prompt_text
 
 
@@ -22,17 +23,29 @@ class Splits:
         test: pairs that the search never sees.
         grouped: pairs kept on one side because their prompt equals another's but for case,
             punctuation and spaces.
+        near: prompts kept on another's side because they are near copies of it (see
+            :func:`rmexp.preferences.near.near_copies`); system messages are not compared.
     """
 
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     test: tuple[Pair, ...]
     grouped: int
+    near: int = 0
 
 
 def prompt_key(pair: Pair) -> str:
     """The prompt without case, punctuation and spacing: equal for exact and near copies."""
-    return " ".join(re.findall(r"\w+", prompt_text(pair.prompt).lower()))
+    return _words(prompt_text(pair.prompt))
+
+
+def _compared(pair: Pair) -> str:
+    # A system message shared by all prompts would make all of them near copies.
+    return _words(" ".join(m.content for m in pair.prompt if m.role != "system"))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def split_by_prompt(
@@ -62,6 +75,8 @@ def split_by_prompt(
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         groups[prompt_key(pair)].append(pair)
+    exact = len(groups)
+    groups = _joined(groups)
     by_category: dict[str, list[list[Pair]]] = defaultdict(list)
     for key in sorted(groups, key=lambda k: hashlib.sha256(f"{seed}\0{k}".encode()).digest()):
         by_category[groups[key][0].category].append(groups[key])
@@ -83,4 +98,13 @@ def split_by_prompt(
     train_, validation_, test_ = (
         tuple(sorted(part, key=lambda p: order[id(p)])) for part in parts.values()
     )
-    return Splits(train_, validation_, test_, grouped=len(pairs) - len(groups))
+    return Splits(train_, validation_, test_, grouped=len(pairs) - exact, near=exact - len(groups))
+
+
+def _joined(groups: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
+    """Groups of equal prompts, those of near copies made one under their first key."""
+    keys = sorted(groups)
+    joined: dict[str, list[Pair]] = defaultdict(list)
+    for key, first in zip(keys, near_copies([_compared(groups[k][0]) for k in keys]), strict=True):
+        joined[keys[first]].extend(groups[key])
+    return joined

@@ -7,7 +7,6 @@ than its 12 bytes. SQLite in WAL mode keeps what is committed whatever is killed
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,8 +14,9 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,25 +26,36 @@ from numpy.typing import NDArray
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.rating.rater import Item, RatedBatch
+from rmexp.rating.store_file import REMEDY, create_tables, refuse_foreign
 from rmexp.rules import Rule
 
 FILE = "ratings.sqlite"
-_MAGIC = b"SQLite format 3\x00"
-_APPLICATION = 0x726D7278  # "rmrx", in the header's application id
-_SCHEMA = 1
-_ENTRY = np.dtype([("rule", "<u4"), ("psi", "<f4"), ("relevance", "<f4")])
+ENTRY = np.dtype([("rule", "<u4"), ("psi", "<f4"), ("relevance", "<f4")])
 _HEAD = struct.Struct("<I8s")  # crc32 of what follows it, second half of the item's hash
 _IDS_AT_ONCE = 500
 _WAIT_SECONDS = 120.0
-_TABLES = """
-CREATE TABLE raters (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE,
-                     about TEXT NOT NULL, created REAL NOT NULL);
-CREATE TABLE rules (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE,
-                    about TEXT NOT NULL);
-CREATE TABLE ratings (item INTEGER PRIMARY KEY, rater INTEGER NOT NULL, body BLOB NOT NULL);
-"""
+_RECORDS_AT_ONCE = 1000
 # A connection that a fork brought along: never used, and never closed, as SQLite demands.
 _inherited: list[sqlite3.Connection] = []
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """All ratings of one (rater, prompt, response).
+
+    Attributes:
+        key: 16 bytes, see :func:`item_key`.
+        rater: number of the rater, see :meth:`RatingStore.raters`.
+        entries: rule (number, see :meth:`RatingStore.rules`), psi, relevance (NaN without).
+    """
+
+    key: bytes
+    rater: int
+    entries: NDArray[np.void]
+
+
+# Rater (hexdigest), key, rules (hexdigests), psi, relevance.
+ForeignRecord = tuple[str, bytes, Sequence[str], NDArray[np.float32], NDArray[np.float32]]
 
 
 class RatingStore:
@@ -130,20 +141,107 @@ class RatingStore:
             raise ValueError("a rating lies outside [-1, 1]")
         keys = [item_key(rater, item) for item in items]
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            rater_id = _intern(connection, "raters", rater)
+            rater_id = _intern(connection, "raters", rater.hexdigest, rater)
             ids = np.array(
-                [_intern(connection, "rules", r.fingerprint, r.sentence) for r in rules], "<u4"
+                [_intern(connection, "rules", r.fingerprint.hexdigest, r.sentence) for r in rules],
+                "<u4",
             )
             for row, key in enumerate(keys):
                 columns = np.flatnonzero(known[row])
                 if len(columns) == 0:
                     continue
-                entries = np.empty(len(columns), _ENTRY)
+                entries = np.empty(len(columns), ENTRY)
                 entries["rule"] = ids[columns]
                 entries["psi"] = psi[row, columns]
                 entries["relevance"] = relevance[row, columns]
                 merge_record(connection, rater_id, key, entries)
         return int(known.sum())
+
+    def raters(self) -> dict[int, Fingerprint]:
+        """The raters whose ratings are stored, by the number that stands for them."""
+        with self._transaction("BEGIN") as connection:
+            rows = connection.execute("SELECT id, about FROM raters ORDER BY id").fetchall()
+        return {number: Fingerprint.from_plain(json.loads(about)) for number, about in rows}
+
+    def rules(self) -> dict[int, tuple[str, str]]:
+        """Fingerprint (hexdigest) and sentence of the rules, by the number that stands for them."""
+        with self._transaction("BEGIN") as connection:
+            rows = connection.execute("SELECT id, fingerprint, about FROM rules ORDER BY id")
+            return {number: (digest, sentence) for number, digest, sentence in rows}
+
+    def records(self) -> Iterator[StoredRecord]:
+        """All records, a thousand at a time."""
+        last: int | None = None
+        while True:
+            with self._transaction("BEGIN") as connection:
+                some, last = self._some_records(connection, last)
+            if not some:
+                return
+            yield from some
+
+    def _some_records(
+        self, connection: sqlite3.Connection, after: int | None
+    ) -> tuple[list[StoredRecord], int | None]:
+        rows = connection.execute(
+            "SELECT item, rater, body FROM ratings WHERE ?1 IS NULL OR item > ?1 "
+            "ORDER BY item LIMIT ?2",
+            (after, _RECORDS_AT_ONCE),
+        ).fetchall()
+        some = []
+        for row_id, rater, body in rows:
+            self._check(body)
+            key = row_id.to_bytes(8, "little", signed=True) + body[4 : _HEAD.size]
+            some.append(StoredRecord(key, rater, np.frombuffer(body, ENTRY, offset=_HEAD.size)))
+        return some, rows[-1][0] if rows else None
+
+    def add_entries(
+        self,
+        records: Iterable[
+            tuple[str, bytes, Sequence[str], NDArray[np.float32], NDArray[np.float32]]
+        ],
+        raters: Sequence[Fingerprint],
+        sentences: Mapping[str, str],
+    ) -> None:
+        """Add records of another store in one transaction.
+
+        Args:
+            records: the records.
+            raters: the raters that records name.
+            sentences: of the rules that records name.
+        """
+        by_digest = {rater.hexdigest: rater for rater in raters}
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            rater_ids: dict[str, int] = {}
+            rule_ids: dict[str, int] = {}
+            for rater, key, rules, psi, relevance in records:
+                if rater not in rater_ids:
+                    rater_ids[rater] = _intern(connection, "raters", rater, by_digest[rater])
+                for rule in rules:
+                    if rule not in rule_ids:
+                        rule_ids[rule] = _intern(connection, "rules", rule, sentences[rule])
+                entries = np.empty(len(rules), ENTRY)
+                entries["rule"] = [rule_ids[rule] for rule in rules]
+                entries["psi"], entries["relevance"] = psi, relevance
+                merge_record(connection, rater_ids[rater], key, entries)
+
+    def delete(self, raters: Sequence[int], rules: Sequence[int]) -> int:
+        """Delete ratings by the numbers of raters and of rules; returns how many went."""
+        deleted = 0
+        last: int | None = None
+        while True:
+            # Read and written in one transaction: what others add meanwhile is not lost.
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                some, last = self._some_records(connection, last)
+                deleted += sum(_thin(connection, record, raters, rules) for record in some)
+            if last is None:
+                break
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            # Rules keep their numbers for good: other processes remember them.
+            connection.executemany("DELETE FROM raters WHERE id = ?", [(r,) for r in raters])
+        if deleted:
+            with suppress(sqlite3.OperationalError):  # in use elsewhere: the space is reused
+                self._open().execute("VACUUM")
+        return deleted
 
     def close(self) -> None:
         """Close the file; the store opens it again when used again."""
@@ -181,9 +279,12 @@ class RatingStore:
             f"SELECT item, body FROM ratings WHERE item IN ({marks})", ids
         ).fetchall()
         for _, body in found:
-            if len(body) < _HEAD.size or zlib.crc32(body[4:]) != int.from_bytes(body[:4], "little"):
-                raise UserError(f"{self.path}: the file is damaged: {_REMEDY}")
+            self._check(body)
         return found
+
+    def _check(self, body: bytes) -> None:
+        if len(body) < _HEAD.size or zlib.crc32(body[4:]) != int.from_bytes(body[:4], "little"):
+            raise UserError(f"{self.path}: the file is damaged: {REMEDY}")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
@@ -199,7 +300,7 @@ class RatingStore:
         except sqlite3.OperationalError as error:
             raise UserError(f"{self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path}: the file is damaged ({error}): {_REMEDY}") from error
+            raise UserError(f"{self.path}: the file is damaged ({error}): {REMEDY}") from error
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
@@ -210,12 +311,9 @@ class RatingStore:
         connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
         connection.execute("PRAGMA synchronous = NORMAL")
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
-            _create(connection, self.directory / ".create.lock")
+            create_tables(connection, self.directory / ".create.lock")
         self._connection, self._pid, self._rule_ids = connection, os.getpid(), {}
         return connection
-
-
-_REMEDY = "move it away to start anew, or put back a copy"
 
 
 def item_key(rater: Fingerprint, item: Item) -> bytes:
@@ -227,33 +325,6 @@ def item_key(rater: Fingerprint, item: Item) -> bytes:
     return digest.digest()
 
 
-def refuse_foreign(path: Path) -> None:
-    """UserError for a file that is torn or is no rating store, told from its header alone."""
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(100)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it: {error.strerror}") from error
-    if not header:
-        return  # made a moment ago by another process
-    application, schema = (int.from_bytes(header[a : a + 4], "big") for a in (68, 60))
-    if not header.startswith(_MAGIC) or len(header) < 100 or application not in (0, _APPLICATION):
-        raise UserError(f"{path}: this is no rating store: {_REMEDY}")
-    if application == 0 or schema != _SCHEMA:
-        # Between its first page and its tables a new file has no application id yet.
-        if application == 0 and schema == 0 and path.stat().st_size <= 4096:
-            return
-        raise UserError(f"{path}: not a rating store of this version: {_REMEDY}")
-    page_size = int.from_bytes(header[16:18], "big")
-    pages = int.from_bytes(header[28:32], "big")
-    log = path.with_name(path.name + "-wal")
-    # With a log beside it the file may be shorter: SQLite replays the log.
-    if path.stat().st_size < page_size * pages and not (log.exists() and log.stat().st_size):
-        raise UserError(f"{path}: the file is torn ({path.stat().st_size} bytes): {_REMEDY}")
-
-
 def merge_record(
     connection: sqlite3.Connection, rater_id: int, key: bytes, entries: NDArray[np.void]
 ) -> None:
@@ -263,46 +334,56 @@ def merge_record(
     # Two items whose first 8 bytes agree share a row; the later one takes it. That costs a new
     # rating (about once in 10**7 stores of a million items), never a wrong one.
     if stored is not None and stored[0][4:12] == key[8:]:
-        old = np.frombuffer(stored[0], _ENTRY, offset=_HEAD.size)
+        old = np.frombuffer(stored[0], ENTRY, offset=_HEAD.size)
         entries = np.concatenate([old[~np.isin(old["rule"], entries["rule"])], entries])
+    _write_record(connection, rater_id, key, entries)
+
+
+def _thin(
+    connection: sqlite3.Connection,
+    record: StoredRecord,
+    raters: Sequence[int],
+    rules: Sequence[int],
+) -> int:
+    """Delete entries of a record, and the record where none is left; returns how many went."""
+    kept = record.entries[~np.isin(record.entries["rule"], rules)]
+    if record.rater in raters:
+        kept = kept[:0]
+    gone = len(record.entries) - len(kept)
+    if gone and len(kept):
+        _write_record(connection, record.rater, record.key, kept)
+    elif gone:
+        connection.execute("DELETE FROM ratings WHERE item = ?", (_row_id(record.key),))
+    return gone
+
+
+def _write_record(
+    connection: sqlite3.Connection, rater_id: int, key: bytes, entries: NDArray[np.void]
+) -> None:
     tail = key[8:] + entries.tobytes()
     body = zlib.crc32(tail).to_bytes(4, "little") + tail
-    connection.execute("INSERT OR REPLACE INTO ratings VALUES (?, ?, ?)", (row_id, rater_id, body))
-
-
-def _create(connection: sqlite3.Connection, lock: Path) -> None:
-    # The change to WAL does not wait for another process that is about to do the same.
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        if connection.execute("PRAGMA user_version").fetchone()[0]:
-            return
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _TABLES.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {_SCHEMA}")
-        connection.commit()
+    connection.execute(
+        "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?)", (_row_id(key), rater_id, body)
+    )
 
 
 def _intern(
-    connection: sqlite3.Connection, table: str, identity: Fingerprint, about: str | None = None
+    connection: sqlite3.Connection, table: str, digest: str, about: Fingerprint | str
 ) -> int:
     """The small number that stands for a fingerprint in records."""
     found = connection.execute(
-        f"SELECT id FROM {table} WHERE fingerprint = ?", (identity.hexdigest,)
+        f"SELECT id FROM {table} WHERE fingerprint = ?", (digest,)
     ).fetchone()
     if found is not None:
         return int(found[0])
-    if table == "raters":
-        about_text = json.dumps(identity.to_plain(), sort_keys=True)
+    if isinstance(about, Fingerprint):
         cursor = connection.execute(
             "INSERT INTO raters (fingerprint, about, created) VALUES (?, ?, ?)",
-            (identity.hexdigest, about_text, time.time()),
+            (digest, json.dumps(about.to_plain(), sort_keys=True), time.time()),
         )
     else:
         cursor = connection.execute(
-            "INSERT INTO rules (fingerprint, about) VALUES (?, ?)", (identity.hexdigest, about)
+            "INSERT INTO rules (fingerprint, about) VALUES (?, ?)", (digest, about)
         )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -329,8 +410,8 @@ def _scatter(
                 targets.append(row)
     if not bodies:
         return
-    entries = np.frombuffer(b"".join(bodies), _ENTRY)
-    in_row = np.repeat(targets, [len(body) // _ENTRY.itemsize for body in bodies])
+    entries = np.frombuffer(b"".join(bodies), ENTRY)
+    in_row = np.repeat(targets, [len(body) // ENTRY.itemsize for body in bodies])
     rule = entries["rule"].astype(np.int64)
     # Rules that joined the file after this look at its table are none of those asked for.
     column = np.where(rule < len(columns), columns[np.minimum(rule, len(columns) - 1)], -1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rmexp.backbone.batching import Rows
 from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.parallel import row_budget
 from rmexp.backbone.text import Tokens
 from rmexp.backbone.tokens import TokenStore, same_tokens
 from rmexp.reward.data import TrainingPairs
@@ -196,7 +197,9 @@ class PairDataset:
         families = [[i, len(where) + i] for i in range(len(where))] if self.share_prompts else None
         weight = np.ones(len(where)) if pairs.weight is None else np.asarray(pairs.weight)[where]
         return PairBatch(
-            rows=self.classifier.rows(tokens, families, self.token_budget, states),
+            rows=self.classifier.rows(
+                tokens, families, row_budget(tokens, self.token_budget), states
+            ),
             index=batch.index,
             margin=_column(pairs.margin, where),
             target=_column(pairs.target, where),

@@ -57,6 +57,7 @@ class PairLoaders(pl.LightningDataModule):
         batch_pairs: pairs in one optimiser step, over all ranks.
         token_budget: tokens in one rectangle.
         share_prompts: whether the sides of a pair run their common beginning once.
+        shuffle: a fresh order of the training pairs each epoch, else the given one.
         seed: of the order.
     """
 
@@ -70,10 +71,11 @@ class PairLoaders(pl.LightningDataModule):
         batch_pairs: int,
         token_budget: int,
         share_prompts: bool,
+        shuffle: bool,
         seed: int,
     ) -> None:
         super().__init__()
-        self.batch_pairs, self.seed = batch_pairs, seed
+        self.batch_pairs, self.shuffle, self.seed = batch_pairs, shuffle, seed
 
         def dataset(pairs: TokenisedPairs) -> PairDataset:
             return PairDataset(
@@ -101,8 +103,8 @@ class PairLoaders(pl.LightningDataModule):
         return PairLoader(dataset, sampler)
 
     def train_dataloader(self) -> PairLoader:
-        """Training pairs, shuffled afresh each epoch."""
-        return self._loader(self._train, True, self.batch_pairs)
+        """Training pairs."""
+        return self._loader(self._train, self.shuffle, self.batch_pairs)
 
     def val_dataloader(self) -> Any:
         """Validation pairs in order; wide batches, since without gradients they cost no memory."""

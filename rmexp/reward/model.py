@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rmexp.backbone.batching import score_in_groups
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import (
     hub_arguments,
@@ -20,6 +19,7 @@ from rmexp.backbone.load import (
     load_sequence_classifier,
 )
 from rmexp.backbone.options import PeftOptions, Precision
+from rmexp.backbone.parallel import parallel_scores, row_budget
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
@@ -78,10 +78,10 @@ class RewardModel:
         for place, i in enumerate(distinct):
             families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
-            rows = self.classifier.rows(tokens, list(families.values()), self.token_budget)
-            scores = score_in_groups(
-                rows, lambda r: self.classifier.scores(r.to(device)), len(tokens)
-            )
+            budget = row_budget(tokens, self.token_budget)
+            rows = self.classifier.rows(tokens, list(families.values()), budget)
+            rows = [r.to(device) for r in rows]
+            scores = parallel_scores(self.classifier, rows, len(tokens))
         self.classifier.model.train(was_training)
         by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
         result = np.array([by_key[key] for key in keys], dtype=np.float64)
@@ -216,6 +216,40 @@ def load_reward_model(
         ),
         base=settings.get("base", str(path)),
     )
+
+
+def load_base_model(
+    name: Path | str,
+    *,
+    seed: int,
+    template: TemplateName,
+    max_length: int,
+    cache_dir: Path,
+    precision: Precision = "32",
+    device: str = "cpu",
+) -> RewardModel:
+    """The model that training begins from: its own head, or the one drawn from the seed.
+
+    Args:
+        name: as training takes it.
+        seed: of the trial.
+        template: how texts become tokens.
+        max_length: most tokens.
+        cache_dir: where named models are converted to.
+        precision: 32 or bf16.
+        device: where to run.
+
+    Raises:
+        UserError: as training raises it.
+    """
+    classifier = load_sequence_classifier(
+        resolve_model(name, cache_dir), precision=precision, seed=seed, peft=_NOTHING
+    )
+    classifier.model.to(device).eval()
+    form = TextTemplate(
+        classifier.tokenizer, name=template, max_length=max_length, causal=classifier.causal
+    )
+    return RewardModel(classifier, form, base=str(name))
 
 
 def _refuse_bare_trunk(path: Path | str) -> None:

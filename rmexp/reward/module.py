@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 
-from rmexp.backbone.batching import score_in_groups
 from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.parallel import parallel_scores
 from rmexp.backbone.sharding import shard
 from rmexp.reward.batches import PairBatch
 from rmexp.reward.losses import NonFiniteError, pair_losses
@@ -124,7 +124,7 @@ class RewardModule(pl.LightningModule):
     def forward(self, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards of the chosen and rejected sides: float32 ``[pairs]`` each."""
         count = len(batch.index)
-        scores = score_in_groups(batch.rows, self.classifier.scores, 2 * count)
+        scores = parallel_scores(self.classifier, batch.rows, 2 * count)
         return scores[:count], scores[count:]
 
     def training_step(self, batch: PairBatch, batch_index: int) -> torch.Tensor:

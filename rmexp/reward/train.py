@@ -71,6 +71,7 @@ def train_reward_model(
     gradient_clip: float | None = 1.0,
     epochs: int = 2,
     batch_pairs: int = 8,
+    shuffle: bool = True,
     max_length: int = 1024,
     template: TemplateName = "auto",
     precision: Precision = "32",
@@ -108,6 +109,7 @@ def train_reward_model(
         gradient_clip: largest norm of the whole gradient, None for no clipping.
         epochs: passes over the pairs.
         batch_pairs: pairs in one optimiser step, over all ranks.
+        shuffle: a fresh seeded order each epoch; else the given order.
         max_length: tokens of prompt and response; the prompt is cut from its left.
         template: auto, chat, plain or pair.
         precision: 32, or bf16: products in bfloat16; trained weights, head and loss stay in
@@ -163,6 +165,7 @@ def train_reward_model(
             batch_pairs=batch_pairs,
             token_budget=token_budget,
             share_prompts=share_prompts,
+            shuffle=shuffle,
             seed=seed,
         )
         module = RewardModule(

@@ -117,11 +117,18 @@ def _compose(path: Path) -> yaml.Node:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot read the rules: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot read the rules: it is not UTF-8 text") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        # A quotation that never ends is a mistake where it began, not where the file stops.
+        open_quote = "quoted" in (error.context or "")
+        mark = error.context_mark if open_quote else error.problem_mark
+        line = mark.line + 1 if mark else 1
         raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if node is None:
         raise UserError(f"{path}: the file is empty; expected a list under 'rules:'")
     return node
@@ -131,7 +138,12 @@ def _mapping(node: yaml.Node, path: Path) -> dict[str, yaml.Node]:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:{line}: expected 'key: value' lines here")
-    return {str(key.value): value for key, value in node.value}
+    fields: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if str(key.value) in fields:
+            raise UserError(f"{path}:{key.start_mark.line + 1}: '{key.value}' stands twice")
+        fields[str(key.value)] = value
+    return fields
 
 
 def _text(node: yaml.Node, field: str, path: Path) -> str:

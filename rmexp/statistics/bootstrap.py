@@ -60,7 +60,8 @@ def bootstrap_mean(
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be 1 or more, got {resamples}")
-    means = _resampled_means(*_by_group(sample, groups), resamples, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    means = resampled_means(sample, groups=groups, resamples=resamples, generator=generator)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(sample.mean()), float(low), float(high), level)
 
@@ -85,13 +86,15 @@ def paired_difference(
     return bootstrap_mean(a - b, groups=groups, level=level, resamples=resamples, seed=seed)
 
 
-def _resampled_means(
-    sums: NDArray[np.float64],
-    counts: NDArray[np.float64],
+def resampled_means(
+    values: NDArray[np.float64],
+    *,
+    groups: Sequence[Hashable] | None,
     resamples: int,
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Means ``[resamples]`` of samples of groups with these sums and counts, drawn as many."""
+    """Means ``[resamples]`` of samples drawn again from values ``[n]``, by group."""
+    sums, counts = _by_group(values, groups)
     kinds, times = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
     if kinds.shape[1] <= _FEW_KINDS:
         # How often each kind of group is drawn is multinomial: exact, and cheap for accuracies.

@@ -12,6 +12,7 @@ from rmexp.errors import UserError
 from rmexp.sweep import hydra_sweeper
 from rmexp.sweep.schema import StudyConfig
 from rmexp.trial.audit import AuditConfig
+from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.label import LabelConfig
 from rmexp.trial.schema import TrialConfig
@@ -40,6 +41,7 @@ def register(*sweep_folders: Path) -> None:
     store.store(name="sweep_schema", node=sweep, provider="rmexp")
     for name, command in (
         ("evaluate", EvaluateConfig),
+        ("compare", CompareConfig),
         ("label", LabelConfig),
         ("audit", AuditConfig),
     ):

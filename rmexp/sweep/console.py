@@ -110,7 +110,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
         sweep.sampler,
         plan.space,
         0,
-        guarded=bool(sweep.guards),
+        guarded=plan.guarded,
         objectives=len(sweep.directions),
     )
     study = optuna.create_study(sampler=sampler, directions=sweep.directions)
@@ -258,7 +258,8 @@ def print_best(study: Any, folder: StudyFolder) -> None:
         print_confirmation(confirmation)
     out.print(f"  model and record: {directory}")
     if (directory / "wandb").is_dir():
-        out.print(f"  W&B files: {folder.root / 'trials'}/*/wandb (wandb sync uploads them)")
+        out.print(f"  W&B files: {folder.root / 'trials'}/*/wandb")
+        out.print(f"  rmexp sync {folder.name} uploads them")
     where = (
         ""
         if str(folder.root.parent.parent) == "outputs"

@@ -20,7 +20,7 @@ from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
 from rmexp.sweep.leases import BEATS_PER_LEASE, Observer, Registration
 from rmexp.sweep.ledger import ATTEMPT, CONTROLLER, DIRECTORY, RETRY_OF, Ledger, params_key
-from rmexp.sweep.outcome import Outcome
+from rmexp.sweep.outcome import OUTCOME, outcome_attrs
 from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
@@ -78,6 +78,7 @@ class Controller:
         space: the searched keys.
         config_for: resolved trial config of a point; raises UserError where it cannot run.
         executor: runs the trials.
+        guarded: whether trials have guards (``evaluation.guards``).
         on_progress: told after each event.
     """
 
@@ -87,6 +88,7 @@ class Controller:
     space: Space
     config_for: ConfigFor
     executor: Executor
+    guarded: bool = False
     on_progress: Callable[[Progress], None] = lambda progress: None
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
@@ -119,7 +121,7 @@ class Controller:
                     self.space,
                     len(self._ledger.trials),
                     controller="" if registration.alone else registration.id,
-                    guarded=bool(self.config.guards),
+                    guarded=self.guarded,
                     objectives=len(self.config.directions),
                 )
                 self._loop()
@@ -225,9 +227,7 @@ class Controller:
         other = self._ledger.complete.get(params_key(trial.params))
         if other is None:
             return False
-        copied = {
-            k: other.user_attrs[k] for k in (DIRECTORY, *Outcome.ATTRS) if k in other.user_attrs
-        }
+        copied = {k: other.user_attrs[k] for k in (DIRECTORY, *OUTCOME) if k in other.user_attrs}
         if self._claims.note(trial, {"duplicate_of": other.number, **copied}):
             self._claims.complete(trial, other.values)
         self._ledger.refresh()
@@ -269,8 +269,7 @@ class Controller:
 
     def _tell(self, trial: Trial, record: TrialRecord) -> bool:
         """Tell a record's result; False where the trial was given up meanwhile."""
-        outcome = Outcome.of(record, self.config.guards)
-        if not self._claims.note(trial, outcome.attrs):
+        if not self._claims.note(trial, outcome_attrs(record)):
             return False
         if record.state == "pruned":
             told = self._claims.prune(trial)

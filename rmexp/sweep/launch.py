@@ -11,9 +11,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp.errors import UserError
-from rmexp.evaluation.objective import check_guard
 from rmexp.sweep.controller import Controller, Progress
 from rmexp.sweep.executors import make_executor
+from rmexp.sweep.samplers import check_sampler
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
@@ -40,6 +40,11 @@ class SweepPlan:
         """Of the study."""
         assert self.study.study is not None
         return StudyFolder.of(self.study.output_dir, self.study.study)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether trials have guards."""
+        return bool(trial_config(split_config(self.base)[0]).evaluation.guards)
 
     @property
     def trainer(self) -> TrainerConfig:
@@ -150,16 +155,11 @@ def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
             f"sweep.pruner.kind: {sweep.pruner.kind} cannot prune by several objectives; "
             "use pruner none, or one objective"
         )
-    for guard in sweep.guards:
-        check_guard(guard)
     if sweep.trial_timeout is not None and study.executor.kind == "inline":
         raise UserError(
             "sweep.trial_timeout: executor=inline cannot stop a trial; use executor=process"
         )
-    if sweep.guards or len(objectives) > 1 or sweep.sampler.kind == "grid":
-        from rmexp.sweep.samplers import check_sampler
-
-        check_sampler(sweep.sampler, guarded=bool(sweep.guards), objectives=len(objectives))
+    check_sampler(sweep.sampler, len(objectives))
 
 
 def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
@@ -177,6 +177,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
         space=plan.space,
         config_for=plan.config_for,
         executor=executor,
+        guarded=plan.guarded,
         on_progress=on_progress,
     )
     controller.run()

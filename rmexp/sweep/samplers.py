@@ -33,7 +33,7 @@ def make_sampler(
         space: what is searched.
         existing: trials in the study; a resumed study must not propose its old points again.
         controller: id where several controllers run at once, lest they propose the same points.
-        guarded: whether trials carry violations of guards.
+        guarded: whether trials carry violations of guards, for the samplers that learn from them.
         objectives: how many there are.
 
     Raises:
@@ -42,7 +42,7 @@ def make_sampler(
     seed = (config.seed * 1_000_003 + existing + zlib.crc32(controller.encode())) % 2**32
     constraints = {"constraints_func": violations} if guarded else {}
     startup = {"n_startup_trials": config.startup_trials}
-    check_sampler(config, guarded, objectives)
+    check_sampler(config, objectives)
     if config.kind == "tpe":
         # constant_liar: with several trials running, do not propose their neighbourhood again.
         return optuna.samplers.TPESampler(
@@ -71,17 +71,12 @@ def make_sampler(
     return optuna.samplers.NSGAIIISampler(seed=seed, **constraints)
 
 
-def check_sampler(config: SamplerConfig, guarded: bool, objectives: int) -> None:
-    """Refuse a sampler that cannot search with guards or with several objectives.
+def check_sampler(config: SamplerConfig, objectives: int) -> None:
+    """Refuse a sampler that cannot search with several objectives.
 
     Raises:
         UserError: naming the key.
     """
-    if guarded and config.kind in ("grid", "cmaes"):
-        raise UserError(
-            f"sweep.guards: sampler {config.kind} learns nothing from guards; use tpe, gp, nsga2 "
-            "or nsga3"
-        )
     if objectives > 1 and config.kind == "cmaes":
         raise UserError("sweep.sampler.kind: cmaes takes one objective; use tpe, gp or nsga2")
 

@@ -46,11 +46,6 @@ class SweepConfig(Section):
     direction: Direction | list[Direction] = Field(
         "maximize", description="of evaluation.objective; a list where there are several"
     )
-    guards: list[str] = Field(
-        default_factory=list,
-        description="comparisons of validation metrics, such as 'accuracy >= 0.6', that the best "
-        "trial must keep; samplers learn from what breaks them",
-    )
     enqueue: list[dict[str, Any]] = Field(
         default_factory=list, description="points to run first; keys left out are sampled"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import wandb
 
@@ -36,7 +36,7 @@ class WandbTracker:
             config=flatten(info.config),
             tags=[*info.tags, info.job_type],
             dir=str(info.directory),
-            mode=_resolved_mode(mode),
+            mode=cast(Any, _resolved_mode(mode)),
             resume="allow",
             # A second init in one process returns the first run unless told otherwise (trap 26).
             reinit="create_new",
@@ -61,6 +61,10 @@ class WandbTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Log a table."""
         self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+
+    def artifact(self, artifact: wandb.Artifact, aliases: Sequence[str]) -> None:
+        """Attach files to the run under some aliases."""
+        self._run.log_artifact(artifact, aliases=list(aliases))
 
     def finish(self, state: str, reason: str, summary: Mapping[str, Any]) -> None:
         """Close the run; W&B has no pruned state, so summary and tags carry it (trap 32)."""

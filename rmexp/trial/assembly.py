@@ -19,10 +19,19 @@ from rmexp.preferences import (
 )
 from rmexp.rules import RuleSet, load_rule_set
 from rmexp.tracking import NullTracker, RunInfo, Tracker
-from rmexp.trial.schema import DataConfig, LabellingConfig, SplitConfig, TrackerConfig, TrialConfig
+from rmexp.trial.schema import (
+    DataConfig,
+    LabellingConfig,
+    SplitConfig,
+    SuiteConfig,
+    TrackerConfig,
+    TrialConfig,
+)
 
 if TYPE_CHECKING:
     from rmexp.backbone.embedding import SentenceEncoder
+    from rmexp.evaluation.scorer import Scorer
+    from rmexp.evaluation.sets import EvaluationSet
     from rmexp.labelling.selectors import Selector
     from rmexp.rating.rater import Rater
 
@@ -91,10 +100,15 @@ def check_before_anything_heavy(config: LabellingConfig) -> None:
         raise UserError(f"data.path: no such file or folder: {config.data.path}")
     if isinstance(config, TrialConfig):
         from rmexp.backbone.sources import check_model_name
-        from rmexp.evaluation.objective import check_objective
+        from rmexp.evaluation.objective import check_guard, check_objective
 
         for objective in config.evaluation.objectives:
             check_objective(objective)
+        for guard in config.evaluation.guards:
+            check_guard(guard)
+        for name, of in config.evaluation.suites.items():
+            if of.path is not None and not Path(of.path).exists():
+                raise UserError(f"evaluation.suites.{name}.path: no such file: {of.path}")
         check_model_name(config.model.name, "model.name")
     cache = Path(config.cache_dir)
     try:
@@ -157,13 +171,46 @@ def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
     return WandbTracker(info, project=config.project, entity=config.entity, mode=config.mode)
 
 
+def suite(config: SuiteConfig) -> EvaluationSet:
+    """The evaluation set that the config names, or the sample of it that is wanted.
+
+    Raises:
+        UserError: naming file and row, or what is missing.
+    """
+    from rmexp.evaluation.sets import read_set
+
+    of = read_set(
+        config.kind,
+        config.path,
+        prior=config.prior,
+        name=config.name,
+        licence=config.licence,
+        styles=config.styles,
+    )
+    return of if config.rows is None else of.sample(config.rows, config.seed)
+
+
+def custom_scorer(target: str, options: Mapping[str, Any]) -> Scorer:
+    """Your own scorer class."""
+    made: Scorer = _made("model.target", target, options, ("score",), "rmexp.evaluation.scorer")
+    return made
+
+
 def _custom_rater(target: str, options: Mapping[str, Any]) -> Rater:
+    wanted = ("rate", "fingerprint")
+    made: Rater = _made("rater.target", target, options, wanted, "rmexp.rating.rater")
+    return made
+
+
+def _made(
+    key: str, target: str, options: Mapping[str, Any], wanted: Sequence[str], protocol: str
+) -> Any:
     module, _, name = target.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)(**options)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"rater.target: cannot make '{target}': {error}") from error
-    for wanted in ("rate", "fingerprint"):
-        if not hasattr(made, wanted):
-            raise UserError(f"rater.target: '{target}' has no '{wanted}' (see rmexp.rating.rater)")
+        raise UserError(f"{key}: cannot make '{target}': {error}") from error
+    for attribute in wanted:
+        if not hasattr(made, attribute):
+            raise UserError(f"{key}: '{target}' has no '{attribute}' (see {protocol})")
     return made

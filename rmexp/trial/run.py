@@ -17,7 +17,7 @@ import numpy as np
 from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
 from rmexp.evaluation.objective import evaluate_objective, names_in
-from rmexp.evaluation.preferences import PreferenceEvaluation, evaluate_preferences
+from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
 from rmexp.labelling.labels import Labels
 from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text
 from rmexp.reward.data import TrainingPairs
@@ -29,6 +29,18 @@ from rmexp.tracking import RunInfo, Tracker
 from rmexp.trial import assembly
 from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
+from rmexp.trial.measured import (
+    BASE,
+    VALIDATION,
+    BaseResult,
+    base_result,
+    contamination_report,
+    drift_from,
+    guard_violations,
+    known_metrics,
+    measure,
+    wants_base,
+)
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 from rmexp.trial.versions import code_fingerprint, library_versions
@@ -64,7 +76,7 @@ class _Trial:
     resume: bool = False
 
     def measure(self, metrics: Mapping[str, float]) -> None:
-        """Take the objectives from the validation metrics."""
+        """Take the objectives from what is known."""
         wanted = self.config.evaluation.objectives
         self.objectives = [evaluate_objective(expression, metrics) for expression in wanted]
 
@@ -178,22 +190,66 @@ def _run(trial: _Trial, report: Report | None) -> None:
     with trial.step("read"):
         rules = assembly.rule_set(config)
         splits = _read_splits(trial, rules)
+        sets = _evaluation_sets(config, splits)
+    with trial.step("contamination"):
+        _note_contamination(trial, splits, sets)
+    base = None
+    if wants_base(config.evaluation):
+        with trial.step("base"):
+            base = base_result(config, sets)
     with trial.step("rate"):
         rated = _rate(trial, splits.train, rules)
     with trial.step("label"):
         labelled = _label(trial, rated)
     with trial.step("train"):
-        _train(trial, splits, labelled.labels, report)
+        _train(trial, splits, labelled.labels, base, report)
     with trial.step("evaluate"):
-        scorer = load_reward_model(trial.directory / MODEL)
-        if splits.validation:
-            evaluation = evaluate_preferences(scorer, _judged(splits.validation, "validation"))
-            _note_evaluation(trial, "validation", evaluation)
-            trial.measure(evaluation.metrics())
-        if config.evaluation.test:
-            evaluation = evaluate_preferences(scorer, _judged(splits.test, "test"))
-            _note_evaluation(trial, "test", evaluation)
+        _evaluate(trial, splits, sets, base)
     _log_samples(trial, labelled)
+
+
+def _evaluation_sets(config: TrialConfig, splits: Splits) -> dict[str, EvaluationSet]:
+    """What steers the search: the judged validation pairs, and the suites."""
+    sets = {}
+    if splits.validation:
+        sets[VALIDATION] = pairs_set(_judged(splits.validation, VALIDATION), VALIDATION)
+    return sets | {n: assembly.suite(suite) for n, suite in config.evaluation.suites.items()}
+
+
+def _note_contamination(trial: _Trial, splits: Splits, sets: Mapping[str, EvaluationSet]) -> None:
+    """Before training, so that a contaminated set is known whatever becomes of the trial."""
+    compared = {**sets, "test": pairs_set(splits.test, "test")} if splits.test else sets
+    found = contamination_report(splits.train, compared)
+    trial.report["contamination"] = found
+    trial.metrics |= {f"contamination/{n}": float(c["contaminated"]) for n, c in found.items()}
+
+
+def _evaluate(
+    trial: _Trial,
+    splits: Splits,
+    sets: Mapping[str, EvaluationSet],
+    base: BaseResult | None,
+) -> None:
+    """Measure the saved model; the objective and the guards from what was measured."""
+    scorer = load_reward_model(trial.directory / MODEL)
+    results = measure(scorer, sets)
+    for name, result in results.items():
+        _note_evaluation(trial, name, result)
+    if results:
+        options = trial.config.evaluation
+        known = known_metrics(results) | _base_metrics(base)
+        trial.measure(known)
+        trial.metrics |= guard_violations(options.guards, known)
+    if base is not None:
+        trial.report["base"] = base.metrics
+        trial.report["drift"] = drift_from(base, results)
+    if trial.config.evaluation.test:
+        test = pairs_set(_judged(splits.test, "test"), "test")
+        _note_evaluation(trial, "test", evaluate_set(scorer, test))
+
+
+def _base_metrics(base: BaseResult | None) -> dict[str, float]:
+    return {} if base is None else {f"{BASE}{n}": v for n, v in base.metrics.items()}
 
 
 def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
@@ -213,6 +269,7 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
         "validation": len(splits.validation),
         "test": len(splits.test),
         "prompts grouped": splits.grouped,
+        "near copies grouped": splits.near,
     }
     return splits
 
@@ -231,7 +288,13 @@ def _label(trial: _Trial, rated: RatedPairs) -> LabelledPairs:
     return labelled
 
 
-def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None) -> None:
+def _train(
+    trial: _Trial,
+    splits: Splits,
+    labels: Labels,
+    base: BaseResult | None,
+    report: Report | None,
+) -> None:
     config = trial.config
     measured = _judged(splits.validation, "validation") if splits.validation else None
 
@@ -240,6 +303,7 @@ def _train(trial: _Trial, splits: Splits, labels: Labels, report: Report | None)
         trial.tracker.log(dict(metrics), step_metric="epoch", step=epoch)
         part = "validation/"
         known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
+        known |= _base_metrics(base)
         # An objective over what only the full evaluation measures cannot be reported early.
         objectives = config.evaluation.objectives
         if not {name for o in objectives for name in names_in(o)} <= known.keys():
@@ -323,9 +387,9 @@ def _judged(pairs: Sequence[Pair], part: str) -> list[Pair]:
     return judged
 
 
-def _note_evaluation(trial: _Trial, part: str, evaluation: PreferenceEvaluation) -> None:
-    trial.metrics |= {f"{part}/{name}": value for name, value in evaluation.metrics().items()}
-    trial.report[part] = evaluation.to_plain()
+def _note_evaluation(trial: _Trial, part: str, result: SetResult) -> None:
+    trial.metrics |= {f"{part}/{name}": value for name, value in result.metrics.items()}
+    trial.report[part] = result.to_plain()
 
 
 def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
@@ -351,6 +415,7 @@ def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
         )
     columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
     trial.tracker.table("labelled_pairs", columns, rows)
+    trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
 
 
 def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from rmexp.labelling.audit import PoolAudit, RuleAudit
+from rmexp.labelling.audit import ALIKE_ABOVE, PoolAudit, RuleAudit
 from rmexp.rules import RuleSet
 
 _COLOURS = {
@@ -61,26 +61,24 @@ def categories_table(audit: PoolAudit) -> Table:
 
 def findings(audit: PoolAudit) -> list[str]:
     """The faults, a line each."""
-    informative = audit.with_verdict("informative")
+    alike = [f"{a} ~ {b} ({c:.3f})" for a, b, c in audit.alike]
     lines = [
-        f"{len(audit.rules)} rules on {audit.pairs} pairs, {audit.judged} with a human preference",
-        f"{len(audit.alike)} pairs of rules whose ratings correlate above 0.95"
-        + _listed(f"{a} ~ {b} ({c:.3f})" for a, b, c in audit.alike),
-        f"{len(audit.never_critical)} rules never become critical" + _listed(audit.never_critical),
+        f"rules: {len(audit.rules)}; pairs: {audit.pairs}, with a human preference: {audit.judged}",
+        f"pairs of rules whose ratings correlate above {ALIKE_ABOVE}: {_counted(alike)}",
+        f"rules that never become critical: {_counted(audit.never_critical)}",
     ]
     if audit.judged:
-        against = audit.with_verdict("against")
+        interval = f"{audit.level:.0%} interval of the AUC"
         lines += [
-            f"{len(audit.with_verdict('uninformative'))} rules carry no information about the "
-            f"human preference ({audit.level:.0%} AUC interval covers 0.5)",
-            f"{len(against)} rules speak against it" + _listed(against),
-            f"{len(informative)} rules speak for it",
+            f"rules that speak for the human preference ({interval} above 0.5): "
+            f"{len(audit.with_verdict('informative'))}",
+            f"rules without information about it (covers 0.5): "
+            f"{len(audit.with_verdict('uninformative'))}",
+            f"rules that speak against it (below 0.5): {_counted(audit.with_verdict('against'))}",
         ]
     if audit.uncovered:
-        lines.append(
-            "categories of pairs without rules of their own"
-            + _listed(f"{name} ({n} pairs)" for name, n in audit.uncovered.items())
-        )
+        uncovered = [f"{name} ({n} pairs)" for name, n in audit.uncovered.items()]
+        lines.append(f"categories of pairs without rules of their own: {_counted(uncovered)}")
     return lines
 
 
@@ -200,6 +198,5 @@ def _auc_text(rule: RuleAudit) -> str:
     return "unknown" if rule.auc is None else str(rule.auc)
 
 
-def _listed(words: Any) -> str:
-    text = ", ".join(words)
-    return f": {text}" if text else ""
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "0"

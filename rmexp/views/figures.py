@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ STATE_COLOURS = {
 # Up to here an axis names each value.
 _FEW = 8
 # Both ends are seen on a light page and on a dark one.
-_SCALE = [[0.0, "#4a6fe3"], [0.5, "#98a0ab"], [1.0, "#e6720e"]]
+_SCALE: list[list[Any]] = [[0.0, "#4a6fe3"], [0.5, "#98a0ab"], [1.0, "#e6720e"]]
+_SHOWN = ("/accuracy", "/loss", "objective")
 PLANES = (("gamma", "r"), ("learning_rate", "epochs"))
 
 
@@ -48,7 +48,7 @@ def study_pictures(study: optuna.Study, view: StudyView) -> list[Picture]:
     pictures = [_history(study, view, i) for i in range(len(view.objectives))]
     if len(view.objectives) > 1:
         pictures.append(_front(study, view))
-    pictures += [_importance(study, view), parallel_coordinates(view)]
+    pictures += [_importance(study, view), _parallel(study, view)]
     pictures += [plane(view, x, y) for x, y in PLANES]
     pictures.append(learning_curves(view))
     return pictures
@@ -90,7 +90,11 @@ def plane(view: StudyView, x: str, y: str) -> Picture:
             title=_word(key),
             type="log" if key in view.log_keys else None,
             exponentformat="power",
-            tickvals=[_axis_value(v) for v in values] if len(values) <= _FEW else None,
+            tickvals=(
+                [_axis_value(v) for v in values]
+                if len(values) <= _FEW and key not in view.log_keys
+                else None
+            ),
         )
     note = "Every point is a trial; equal points lie on each other."
     return Picture(f"{x}-{y}", title, figure, note)
@@ -131,7 +135,11 @@ def trial_curves(history: list[dict[str, float]]) -> Any:
     """Every metric of one trial over its epochs; None where it has none."""
     import plotly.graph_objects as go
 
-    names = sorted({name for row in history for name in row} - {"epoch"})
+    # Those shown first come first, so that their colours differ.
+    names = sorted(
+        {name for row in history for name in row} - {"epoch", "step"},
+        key=lambda name: (not name.endswith(_SHOWN), name),
+    )
     if not names:
         return None
     figure = go.Figure()
@@ -142,7 +150,7 @@ def trial_curves(history: list[dict[str, float]]) -> Any:
             y=[row[name] for row in rows],
             name=name,
             mode="lines+markers",
-            visible=True if name.endswith(("/accuracy", "/loss")) else "legendonly",
+            visible=True if name.endswith(_SHOWN) else "legendonly",
         )
     figure.update_xaxes(title="epoch", dtick=1 if len(history) <= 20 else None)
     return figure
@@ -177,52 +185,35 @@ def _importance(study: optuna.Study, view: StudyView) -> Picture:
     return Picture(picture.id, picture.title, picture.figure, note or picture.note)
 
 
-def parallel_coordinates(view: StudyView) -> Picture:
-    """Every complete trial as a line across its parameters to its objectives.
-
-    Not Optuna's: its palest lines vanish on a light page and its darkest on a dark one.
-    """
-    import plotly.graph_objects as go
-
-    title = "parallel coordinates"
-    trials = view.of_state("complete")
-    # A trial of a conditional space lacks keys; a line must cross every axis.
-    keys = [k for k in view.keys if all(k in t.params for t in trials)]
-    if not trials or not keys:
-        return Picture("parallel", title, None, "no complete trial has parameters in common")
-    axes = [_axis(key, [t.params[key] for t in trials], key in view.log_keys) for key in keys]
-    for i, name in enumerate(view.objectives):
-        axes.append({"label": name, "values": [t.values[i] for t in trials]})
-    line = {
-        "color": [t.values[0] for t in trials],
-        "colorscale": _SCALE,
-        "reversescale": not view.maximize[0],
-        "showscale": True,
-        "colorbar": {"title": {"text": view.objectives[0]}, "thickness": 12},
-    }
-    figure = go.Figure(go.Parcoords(dimensions=axes, line=line))
-    figure.update_layout(margin={"l": 70, "r": 20, "t": 50, "b": 20})
-    return Picture("parallel", title, figure, "Drag along an axis to choose a range.")
+def _parallel(study: optuna.Study, view: StudyView) -> Picture:
+    picture = _drawn(
+        "parallel",
+        "parallel coordinates",
+        view,
+        lambda: optuna.visualization.plot_parallel_coordinate(study, **_first_objective(view)),
+    )
+    if picture.figure is not None:
+        _recolour(picture.figure, view.maximize[0])
+    return picture
 
 
-def _axis(key: str, values: list[Any], log: bool) -> dict[str, Any]:
-    """An axis of the parallel coordinates: log keys by exponent, words by their place."""
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        words = sorted({str(v) for v in values})
-        places = list(range(len(words)))
-        at = [words.index(str(v)) for v in values]
-        return {"label": key, "values": at, "tickvals": places, "ticktext": words}
-    if log:
-        low, high = min(values), max(values)
-        ticks = [low * (high / low) ** (i / 4) for i in range(5)] if low < high else [low]
-        return {
-            "label": key,
-            "values": [math.log10(v) for v in values],
-            "tickvals": [math.log10(v) for v in ticks],
-            "ticktext": [f"{v:.2g}" for v in ticks],
-        }
-    few = sorted(set(values))
-    return {"label": key, "values": values, **({"tickvals": few} if len(few) <= _FEW else {})}
+def _recolour(figure: Any, maximize: bool) -> None:
+    """Optuna's palest lines vanish on a light page and its darkest on a dark one."""
+    from plotly.colors import sample_colorscale
+
+    scale = _SCALE
+    if not maximize:
+        scale = [[1 - at, colour] for at, colour in reversed(scale)]
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    # Optuna writes the objective into each line's first label.
+    values = [float(trace.customdata[0][1]) for trace in lines]
+    low, high = min(values), max(values)
+    for trace, value in zip(lines, values, strict=True):
+        place = (value - low) / (high - low) if high > low else 1.0
+        trace.line.color = sample_colorscale(scale, [place])[0]
+    figure.update_traces(
+        marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"}
+    )
 
 
 def _front(study: optuna.Study, view: StudyView) -> Picture:

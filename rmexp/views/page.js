@@ -25,6 +25,8 @@ function painted(layout) {
       zerolinecolor: colour("--line"), ...copy[axis],
     };
   }
+  for (const note of copy.annotations ?? []) note.font = { ...note.font, color: colour("--text") };
+  for (const shape of copy.shapes ?? []) shape.line = { ...shape.line, color: colour("--soft") };
   return copy;
 }
 

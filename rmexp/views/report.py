@@ -153,7 +153,7 @@ def _confirmation_card(confirmation: Confirmation) -> str:
 def _failures_card(view: StudyView, link: str | None) -> str:
     failed = view.of_state("failed")
     if not failed:
-        return card("failures", "<p>No trial failed.</p>", id="failures")
+        return card("failures", "<p>No trial failed.</p>", id="failures", wide=True)
     rows = []
     for trial in failed:
         record = trial.record()

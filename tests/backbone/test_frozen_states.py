@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rmexp.backbone.batching import score_in_groups
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.frozen import FrozenStates, remove_frozen_states
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.parallel import parallel_scores
 from rmexp.backbone.sources import weights_fingerprint
 from rmexp.backbone.text import TextTemplate, Tokens
 from rmexp.preferences.pair import prompt_from_text
@@ -48,7 +48,7 @@ def test_scores_and_gradients_equal_uncached(
     def run(cached: list[torch.Tensor] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         classifier.model.zero_grad()
         rows = classifier.rows(tokens, families, 200, cached)
-        scores = score_in_groups(rows, classifier.scores, len(tokens))
+        scores = parallel_scores(classifier, rows, len(tokens))
         scores.square().sum().backward()
         trained = [p.grad for p in classifier.model.parameters() if p.requires_grad]
         return scores.detach(), [g for g in trained if g is not None]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmexp.backbone.batching import length_groups, pad_rows, score_in_groups
+from rmexp.backbone.batching import in_asked_order, length_groups, pad_rows
 from rmexp.backbone.text import Tokens
 
 
@@ -43,5 +43,5 @@ def test_encoder_rows_carry_mask_and_types():
 def test_scores_come_back_in_the_asked_order():
     tokens = [sequence(n) for n in (2, 7, 4, 7)]
     rows = [pad_rows(tokens, g, 0, True) for g in length_groups([2, 7, 4, 7], 8)]
-    scores = score_in_groups(rows, lambda r: r.column.float() + 1, 4)
+    scores = in_asked_order(rows, [r.column.float() + 1 for r in rows], 4)
     assert torch.equal(scores, torch.tensor([2.0, 7.0, 4.0, 7.0]))

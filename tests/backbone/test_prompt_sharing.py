@@ -14,10 +14,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from rmexp.backbone.batching import score_in_groups
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.packing import MaskLayout, common_prefix, shared_rows
+from rmexp.backbone.parallel import parallel_scores
 from rmexp.backbone.text import Tokens
 
 SIZES: dict[str, Any] = {
@@ -82,7 +82,7 @@ def test_shared_rows_give_the_scores_and_gradients_of_plain_ones(name: str):
     def run(families: Any, budget: int) -> tuple[torch.Tensor, torch.Tensor]:
         classifier.model.zero_grad()
         rows = classifier.rows(tokens, families, budget)
-        scores = score_in_groups(rows, classifier.scores, len(tokens))
+        scores = parallel_scores(classifier, rows, len(tokens))
         (scores * torch.linspace(-1, 1, len(tokens))).sum().backward()
         gradients = [p.grad.flatten() for p in classifier.model.parameters() if p.grad is not None]
         return scores.detach(), torch.cat(gradients)

@@ -91,6 +91,7 @@ def controller_of(
     executor: FakeExecutor,
     space: Space = SPACE,
     name: str = "s",
+    guarded: bool = False,
     **sweep: Any,
 ) -> tuple[Controller, optuna.Study, list[Progress]]:
     """A controller, its study, and the list that its events go into."""
@@ -106,6 +107,7 @@ def controller_of(
         space=space,
         config_for=lambda values: TrialConfig(cache_dir="c", **values),
         executor=executor,
+        guarded=guarded,
         on_progress=events.append,
     )
     return controller, study, events

@@ -38,6 +38,9 @@ def records(path: Path) -> list[Any]:
 
 def run_of(directory: Path) -> dict[str, Any]:
     """What the one offline run below a trial's directory logged."""
+    import wandb
+
+    wandb.teardown()  # The service writes on after finish(); it ends with all on disk.
     files = sorted(directory.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1, files
     run: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "exit_code": None}

@@ -47,7 +47,7 @@ for name in ("directory", "cache_dir"):
     options[name] = Path(options[name])
 options["peft"] = PeftOptions(**options["peft"])
 trained = train_reward_model(
-    pairs, held, seed=1, batch_pairs=4, max_length=128, learning_rate=1e-3, warmup_steps=0,
+    pairs, held, seed=1, batch_pairs=4, max_length=128, learning_rate=2e-4, warmup_steps=0,
     threads=1, **options,
 )
 if int(os.environ.get("RANK", 0)) == 0:

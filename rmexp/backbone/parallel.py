@@ -1,0 +1,104 @@
+"""Rectangles of one batch run at the same time on a CPU, one thread each.
+
+Small layers leave little to share out among threads: the products are short and everything
+between them waits for the slowest. Whole rectangles side by side keep every core busy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+
+from rmexp.backbone.batching import Rows, in_asked_order
+from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.text import Tokens
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def parallel_scores(classifier: Classifier, rows: Sequence[Rows], count: int) -> torch.Tensor:
+    """Scores of all sequences in the asked order: float32 ``[count]``.
+
+    On a CPU with several threads the rectangles run side by side, forward and backward. Gradients
+    are summed in the rectangles' order, so the same thread count gives the same bits.
+    """
+    device = rows[0].input_ids.device
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or classifier.sharded or threads == 1 or len(rows) == 1:
+        scores = [classifier.scores(r) for r in rows]
+        return in_asked_order(rows, scores, count)
+    if torch.is_grad_enabled():
+        trained = [p for p in classifier.model.parameters() if p.requires_grad]
+        joined = _SideBySide.apply(classifier, rows, threads, *trained)
+        return in_asked_order(rows, [joined], count)
+
+    def run(r: Rows) -> torch.Tensor:
+        with torch.inference_mode():
+            return classifier.scores(r)
+
+    return in_asked_order(rows, list(side_by_side(run, rows, threads)), count)
+
+
+def row_budget(tokens: Sequence[Tokens], token_budget: int) -> int:
+    """The token budget, or less where a CPU's threads would not each get a rectangle or two."""
+    threads = torch.get_num_threads()
+    share = sum(len(t.ids) for t in tokens) // (2 * threads)
+    return token_budget if threads == 1 else max(64, min(token_budget, share))
+
+
+def side_by_side(run: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterable[_R]:
+    """Run items in threads of their own, each with one thread inside; results in order."""
+    return _pool(threads, os.getpid()).map(run, items)
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """One pool a process: a forked child has the parent's pool but not its threads."""
+    return ThreadPoolExecutor(threads, "rmexp-rows", initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    """The setting holds for the calling thread; the caller's own count stays as it is."""
+    torch.set_num_threads(1)
+
+
+class _SideBySide(torch.autograd.Function):
+    """All rectangles' scores as one node of the graph, with a graph of its own each inside."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        classifier: Classifier,
+        rows: Sequence[Rows],
+        threads: int,
+        *trained: torch.Tensor,
+    ) -> torch.Tensor:
+        def run(r: Rows) -> torch.Tensor:
+            with torch.enable_grad():
+                return classifier.scores(r)
+
+        ctx.threads, ctx.trained = threads, trained
+        ctx.scores = list(side_by_side(run, rows, threads))
+        return torch.cat([s.detach() for s in ctx.scores])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        scores, ctx.scores = ctx.scores, None
+        pieces = gradient.split([len(s) for s in scores])
+
+        def run(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+            return torch.autograd.grad(pair[0], ctx.trained, pair[1], allow_unused=True)
+
+        total: list[torch.Tensor | None] = [None] * len(ctx.trained)
+        for found in side_by_side(run, zip(scores, pieces, strict=True), ctx.threads):
+            for i, part in enumerate(found):
+                if part is not None:
+                    known = total[i]
+                    total[i] = part if known is None else known.add_(part)
+        return (None, None, None, *total)

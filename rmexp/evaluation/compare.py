@@ -1,0 +1,89 @@
+"""Several scorers on one set, each against the first, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmexp.errors import UserError
+from rmexp.evaluation.distribution import ScoreDrift, score_drift
+from rmexp.evaluation.figures import difference
+from rmexp.evaluation.published import PUBLISHED
+from rmexp.evaluation.scorer import Scorer
+from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set
+from rmexp.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results on the same rows.
+
+    Attributes:
+        of: the set.
+        results: model to result, the first being what the others are compared with.
+        differences: other model to figure to (other minus first), paired over rows.
+        drift: other model to how its scores have moved from the first's.
+        published: published model to figure; for RewardBench only, not measured here.
+    """
+
+    of: EvaluationSet
+    results: dict[str, SetResult]
+    differences: dict[str, dict[str, Interval]]
+    drift: dict[str, ScoreDrift]
+    published: dict[str, dict[str, float]]
+
+    @property
+    def first(self) -> str:
+        """What the others are compared with."""
+        return next(iter(self.results))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for a result file."""
+        return {
+            "suite": self.of.name,
+            "licence": self.of.licence,
+            "compared_with": self.first,
+            "results": {name: result.to_plain() for name, result in self.results.items()},
+            "differences": {
+                name: {
+                    figure: {"estimate": d.estimate, "low": d.low, "high": d.high}
+                    for figure, d in figures.items()
+                }
+                for name, figures in self.differences.items()
+            },
+            "drift": {name: drift.metrics() for name, drift in self.drift.items()},
+            "published": self.published,
+        }
+
+
+def compare(scorers: Mapping[str, Scorer], of: EvaluationSet, *, seed: int = 0) -> Comparison:
+    """Score a set with several models and compare each with the first.
+
+    Args:
+        scorers: two or more, by name.
+        of: the set.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: fewer than two models, or no row.
+        ValueError: a score that is no finite number, naming its row.
+    """
+    if len(scorers) < 2:
+        raise UserError(f"compare: two models or more are needed, got {len(scorers)}")
+    results = {name: evaluate_set(scorer, of, seed=seed) for name, scorer in scorers.items()}
+    (_, first), *others = results.items()
+    return Comparison(
+        of,
+        results,
+        differences={name: _differences(first, other, seed) for name, other in others},
+        drift={name: score_drift(first.scores, other.scores) for name, other in others},
+        published=PUBLISHED.get(of.kind, {}),
+    )
+
+
+def _differences(first: SetResult, other: SetResult, seed: int) -> dict[str, Interval]:
+    return {
+        figure.name: difference(figure, with_first, seed=seed)
+        for figure, with_first in zip(other.figures, first.figures, strict=True)
+    }

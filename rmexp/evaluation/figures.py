@@ -1,0 +1,110 @@
+"""Figures of a suite that carry what they are made of, so that two models' can be compared.
+
+Every figure here is a weighted sum of means of per-row values: a section of RewardBench weighs the
+accuracies of its subsets, an accuracy over pairs is one mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmexp.statistics import Interval
+from rmexp.statistics.bootstrap import resampled_means
+
+_RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that are drawn again among themselves.
+
+    Attributes:
+        weight: of their mean in the figure.
+        values: ``[rows]``.
+        groups: ``[rows]``; rows of one group are drawn together. None: each alone.
+    """
+
+    weight: float
+    values: NDArray[np.float64]
+    groups: tuple[Hashable, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a result.
+
+    Attributes:
+        name: section, subset or metric.
+        parts: what it is the weighted sum of.
+        of_published: rows there and rows of the published set; None where that is not known.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    of_published: tuple[int, int] | None = None
+
+    @property
+    def estimate(self) -> float:
+        """The weighted sum of the parts' means."""
+        return float(sum(part.weight * part.values.mean() for part in self.parts))
+
+    @property
+    def rows(self) -> int:
+        """Rows it is made of."""
+        return self.of_published[0] if self.of_published else sum(len(p.values) for p in self.parts)
+
+    @property
+    def partial(self) -> bool:
+        """Whether rows of the published set are missing."""
+        return self.of_published is not None and self.of_published[0] < self.of_published[1]
+
+    def interval(self, *, level: float = 0.95, seed: int = 0) -> Interval:
+        """Percentile bootstrap interval, rows resampled within their part."""
+        low, high = _bounds([(p.weight, p.values, p.groups) for p in self.parts], level, seed)
+        return Interval(self.estimate, low, high, level)
+
+    def to_plain(self, seed: int = 0) -> dict[str, Any]:
+        """Plain data for a result file."""
+        interval = self.interval(seed=seed)
+        return {
+            "name": self.name,
+            "estimate": interval.estimate,
+            "low": interval.low,
+            "high": interval.high,
+            "rows": self.rows,
+            "partial": list(self.of_published) if self.of_published and self.partial else None,
+        }
+
+
+def difference(first: Figure, second: Figure, *, level: float = 0.95, seed: int = 0) -> Interval:
+    """Interval of first minus second, both on the same rows, resampled together.
+
+    Raises:
+        ValueError: the two are not made of the same rows.
+    """
+    paired = []
+    for a, b in zip(first.parts, second.parts, strict=True):
+        if a.weight != b.weight or len(a.values) != len(b.values) or a.groups != b.groups:
+            raise ValueError(f"{first.name} and {second.name} are not figures on the same rows")
+        paired.append((a.weight, a.values - b.values, a.groups))
+    low, high = _bounds(paired, level, seed)
+    return Interval(first.estimate - second.estimate, low, high, level)
+
+
+def _bounds(
+    parts: Sequence[tuple[float, NDArray[np.float64], tuple[Hashable, ...] | None]],
+    level: float,
+    seed: int,
+) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    total = np.zeros(_RESAMPLES)
+    for weight, values, groups in parts:
+        drawn = resampled_means(values, groups=groups, resamples=_RESAMPLES, generator=generator)
+        total += weight * drawn
+    low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

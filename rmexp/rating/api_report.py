@@ -1,0 +1,67 @@
+"""What asking an endpoint costs: prices, the estimate before, the report after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars for a million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, input_tokens: float, output_tokens: float) -> float:
+        """Dollars."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a rating would take: token counts from text length, cost None without a price."""
+
+    requests: int
+    ratings: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+@dataclass
+class Report:
+    """What has been asked of an endpoint so far, and what came of it.
+
+    Attributes:
+        requests: requests sent, retries included.
+        ratings: ratings received.
+        retries: requests sent again, by reason.
+        unrated: ratings that could not be had, by reason.
+        input_tokens: as the endpoint counts them, or estimated where it does not.
+        output_tokens: likewise.
+        cost: dollars; 0 without a price.
+    """
+
+    requests: int = 0
+    ratings: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    unrated: Counter[str] = field(default_factory=Counter)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.requests} requests, {self.ratings} ratings"]
+        if self.retries:
+            parts.append(f"sent again: {_counts(self.retries)}")
+        if self.unrated:
+            parts.append(f"not rated: {_counts(self.unrated)}")
+        parts.append(f"{self.input_tokens} + {self.output_tokens} tokens")
+        if self.cost:
+            parts.append(f"${self.cost:.4f}")
+        return "; ".join(parts)
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{reason} x{count}" for reason, count in sorted(counter.items()))

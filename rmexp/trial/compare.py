@@ -1,0 +1,97 @@
+"""The command compare: models or trials on one set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from rmexp.errors import UserError
+from rmexp.trial.evaluate import EvaluatedModelConfig, check_out, evaluation_set, scorer
+from rmexp.trial.record import FILE_NAME, MODEL
+from rmexp.trial.schema import DataConfig, Section, SuiteConfig
+
+if TYPE_CHECKING:
+    from rmexp.evaluation.compare import Comparison
+
+
+class CompareConfig(Section):
+    """Which models, on what."""
+
+    models: list[str] = Field(description="folders, hub names, trial folders or module:Class")
+    names: list[str] = Field(description="what to call each")
+    suite: SuiteConfig = SuiteConfig()
+    data: DataConfig = DataConfig()
+    part: Literal["train", "validation", "test", "all"] = Field(
+        "test", description="which part of the split (suite=pairs)"
+    )
+    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    out: str | None = Field(None, description="JSON file for the whole comparison")
+    picture: str | None = Field(None, description="HTML file for the picture")
+    output_dir: str = Field("outputs", description="where studies lie")
+    cache_dir: str = Field("", description="converted models")
+
+    @field_validator("names", mode="after")
+    @classmethod
+    def _two_or_more(cls, value: list[str]) -> list[str]:
+        if len(value) < 2:
+            raise ValueError("compare needs two models or more: rmexp compare A B")
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"compare: '{name}' stands twice")
+        return value
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key that has a default."""
+        return {
+            "data": DataConfig().model_dump(mode="json"),
+            "suite": SuiteConfig().model_dump(mode="json"),
+            "device": "cpu",
+        }
+
+
+def model_of(name: str) -> str:
+    """A trial's folder as that of its model; anything else as it is.
+
+    Raises:
+        UserError: the trial keeps no model.
+    """
+    folder = Path(name)
+    if not (folder / FILE_NAME).is_file():
+        return name
+    if not (folder / MODEL).is_dir():
+        raise UserError(
+            f"{name}: no trained model is kept here (sweep.keep); rerun the trial first"
+        )
+    return str(folder / MODEL)
+
+
+def compare_models(config: CompareConfig) -> Comparison:
+    """Score the set with every model.
+
+    Raises:
+        UserError: naming model, key, file or row.
+    """
+    check_out("out", config.out)
+    check_out("picture", config.picture)
+    of = evaluation_set(config.suite, config.data, config.part)
+    models = {
+        name: _model(model, config.device)
+        for name, model in zip(config.names, config.models, strict=True)
+    }
+
+    from rmexp.evaluation.compare import compare
+    from rmexp.trial.record import write_json
+
+    found = compare({n: scorer(m, config.cache_dir) for n, m in models.items()}, of)
+    if config.out is not None:
+        write_json(Path(config.out), found.to_plain())
+    return found
+
+
+def _model(name: str, device: str) -> EvaluatedModelConfig:
+    if ":" in name and not Path(name).exists():
+        return EvaluatedModelConfig(target=name)
+    return EvaluatedModelConfig(path=model_of(name), device=device)

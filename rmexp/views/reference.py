@@ -1,0 +1,93 @@
+"""The reference of every config key, written from the schema itself."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from rmexp.sweep.schema import StudyConfig
+from rmexp.trial.evaluate import EvaluateConfig
+from rmexp.trial.schema import TrialConfig
+
+_HEAD = """# Config reference
+
+Written from the schema by `python -m rmexp.views.reference > docs/config.md`; a test compares.
+Every key can be set on the command line (`KEY=VALUE`), in a config group, or in a sweep.
+"""
+
+
+def reference_markdown() -> str:
+    """All keys of a trial, a study and an evaluation: type, default, meaning."""
+    parts = [_HEAD]
+    for title, model in (
+        ("A trial", TrialConfig),
+        ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig),
+        ("An evaluation (`rmexp evaluate`)", EvaluateConfig),
+    ):
+        parts.append(f"## {title}\n")
+        parts.extend(_tables(model, ""))
+    return "\n".join(parts)
+
+
+def _tables(model: type[BaseModel], prefix: str) -> list[str]:
+    rows, below = [], []
+    for name, field in model.model_fields.items():
+        sections = _sections(field.annotation)
+        if sections:
+            for section in sections:
+                kind = section.model_fields.get("kind")
+                which = "" if kind is None else f", kind `{_options(kind.annotation)[0]}`"
+                about = (section.__doc__ or "").strip().splitlines()[0]
+                below.append(f"### `{prefix}{name}`{which}\n\n{about}\n")
+                below.extend(_tables(section, f"{prefix}{name}."))
+        else:
+            rows.append(_row(f"{prefix}{name}", field))
+    head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
+    return [head + "\n".join(rows) + "\n", *below] if rows else below
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        found = [_sections(inner) for inner in typing.get_args(annotation)]
+        return [section for sections in found for section in sections]
+    return []
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    default = "required" if field.default is PydanticUndefined else f"`{field.default}`"
+    if field.default_factory is not None:
+        default = "`{}`"
+    return f"| `{key}` | {_type(field)} | {default} | {field.description or ''} |"
+
+
+def _type(field: FieldInfo) -> str:
+    options = _options(field.annotation)
+    if options:
+        return ", ".join(f"`{option}`" for option in options)
+    name = getattr(field.annotation, "__name__", None)
+    generic = bool(typing.get_args(field.annotation))
+    text = str(field.annotation) if generic or name is None else name
+    bounds = [_bound(rule) for rule in field.metadata]
+    return " ".join([text.replace("typing.", "").replace("|", "or"), *filter(None, bounds)])
+
+
+def _options(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(option) for option in typing.get_args(annotation)]
+    return []
+
+
+def _bound(rule: Any) -> str:
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+    return " ".join(f"{sign} {getattr(rule, n)}" for n, sign in signs if hasattr(rule, n))
+
+
+if __name__ == "__main__":
+    print(reference_markdown(), end="")

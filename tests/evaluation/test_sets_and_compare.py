@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plain_scorer import ChanceScorer, LengthScorer
+
+from rmexp.errors import UserError
+from rmexp.evaluation import suites
+from rmexp.evaluation.compare import compare
+from rmexp.evaluation.rewardbench import SECTIONS
+from rmexp.evaluation.rewardbench2 import SUBSETS
+from rmexp.evaluation.sets import evaluate_set, pairs_set, read_set
+from rmexp.preferences import Pair, prompt_from_text
+from rmexp.views.evaluation import comparison_notes, comparison_picture, comparison_table
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    rows = []
+    for subset in (s for weights in SECTIONS.values() for s in weights):
+        for _ in range(3):
+            texts = ["word " * int(n) + str(len(rows)) for n in rng.integers(1, 9, 2)]
+            row = {"prompt": f"prompt {len(rows)}", "chosen": texts[0], "rejected": texts[1] + "."}
+            rows.append({**row, "subset": subset, "id": len(rows)})
+    return write(tmp_path / "bench.jsonl", rows)
+
+
+@pytest.fixture
+def bench2(tmp_path: Path) -> str:
+    rows = []
+    for subset in SUBSETS:
+        ids = ["ref:1", "tied:1"] if subset == "Ties" else [f"{subset}:{i}" for i in range(4)]
+        for i, name in enumerate(ids):
+            right = ["right", "right as well"] if name.startswith("tied") else ["right " * (i + 1)]
+            rows.append(
+                {
+                    "id": name,
+                    "prompt": f"prompt of {name}",
+                    "chosen": right,
+                    "rejected": ["wrong", "wrong too", "wrong for certain"],
+                    "num_correct": len(right),
+                    "subset": subset,
+                }
+            )
+    return write(tmp_path / "bench2.jsonl", rows)
+
+
+def test_rewardbench_from_a_file(bench: str) -> None:
+    result = evaluate_set(LengthScorer(), read_set("rewardbench", bench))
+    plain = result.to_plain()
+    assert plain["suite"] == "RewardBench"
+    assert plain["licence"].startswith("ODC-BY")
+    figures = {f["name"]: f for f in plain["figures"]}
+    assert list(figures) == [*SECTIONS, "overall"]
+    assert figures["Safety"]["partial"] == [15, 740]
+    assert figures["overall"]["partial"] == [69, 2985]
+    for name, figure in figures.items():
+        assert figure["estimate"] == pytest.approx(result.metrics[name])
+        assert figure["low"] == result.metrics[f"{name}_low"]
+    # The longer is always preferred: with length as the score, both are one.
+    assert result.metrics["accuracy_where_longer_preferred"] == 1.0
+    assert result.metrics["length_correlation"] == pytest.approx(1.0)
+    assert result.metrics["over_refusal_accuracy"] == result.metrics["xstest-should-respond"]
+    assert "text_chosen" not in plain["rows"]
+    json.dumps(plain, allow_nan=False)
+
+
+def test_the_prior_sets_join(bench: str, tmp_path: Path) -> None:
+    prior = [
+        {"prompt": f"p {s} {i}", "chosen": "long", "rejected": "x", "subset": s, "id": f"{s}{i}"}
+        for s in ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+        for i in range(2)
+    ]
+    path = write(tmp_path / "prior.jsonl", prior)
+    alone = evaluate_set(LengthScorer(), read_set("prior_sets", path))
+    assert [f.name for f in alone.figures] == ["Prior"]
+    joined = evaluate_set(LengthScorer(), read_set("rewardbench", bench, prior=path))
+    assert joined.metrics["Prior"] == 1.0
+    overall = next(f for f in joined.figures if f.name == "overall")
+    assert overall.estimate == pytest.approx(joined.metrics["overall"])
+    assert sum(part.weight for part in overall.parts) == pytest.approx(1.0)
+
+
+def test_rewardbench2_from_a_file(bench2: str) -> None:
+    result = evaluate_set(LengthScorer(), read_set("rewardbench2", bench2))
+    figures = {figure.name: figure for figure in result.figures}
+    assert list(figures) == [*SUBSETS, "overall"]
+    for name, figure in figures.items():
+        assert figure.estimate == pytest.approx(result.metrics[name])
+    assert figures["Ties"].to_plain()["partial"] == [2, 102]
+    json.dumps(result.to_plain(), allow_nan=False)
+
+
+def test_ties_of_one_kind_have_no_figure_and_unmatched_ones_three_parts(bench2: str) -> None:
+    of = read_set("rewardbench2", bench2)
+    rows = [row for row in of.rows if row.subset == "Ties"]
+    lone = evaluate_set(LengthScorer(), type(of)(of.kind, of.name, "", (rows[0],)))
+    assert lone.figures == ()
+    extra = type(rows[0])("ref:9", rows[0].prompt, ("right!",), ("no",), 1, "Ties")
+    mixed = evaluate_set(LengthScorer(), type(of)(of.kind, of.name, "", (*rows, extra)))
+    (ties,) = mixed.figures
+    assert len(ties.parts) == 3
+    assert ties.estimate == pytest.approx(mixed.metrics["Ties"])
+
+
+def test_a_sample_is_partial_and_keeps_its_order(shared_data: Path) -> None:
+    whole = read_set("llmbar", str(shared_data / "llmbar"))
+    some = whole.sample(50)
+    places = [whole.ids.index(i) for i in some.ids]
+    assert places == sorted(places)
+    assert len(set(places)) == 50
+    assert some.ids == whole.sample(50).ids != whole.sample(50, seed=1).ids
+    result = evaluate_set(ChanceScorer(), some)
+    partial = {f.name: f.to_plain()["partial"] for f in result.figures}
+    assert partial["accuracy"] == [50, 419]
+    assert all(partial.values())
+    assert not any(f.partial for f in evaluate_set(ChanceScorer(), whole).figures)
+    assert some.fingerprint != whole.fingerprint
+
+
+def test_a_file_with_styles(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{i}", "chosen": ["yes", "* yes *"], "rejected": ["no", "* no no *"]}
+        for i in range(3)
+    ]
+    path = write(tmp_path / "styles.jsonl", rows)
+    given = {"name": "Styles", "licence": "MIT", "styles": ["plain", "list"]}
+    result = evaluate_set(LengthScorer(), read_set("file", path, **given))
+    assert result.metrics["accuracy_style_with"] == 1.0
+    assert result.metrics["accuracy_style_against"] == 0.0
+    assert result.metrics["style_gap"] == 1.0
+    assert result.to_plain()["style"]["count"] == [[3, 3], [3, 3]]
+    with pytest.raises(UserError, match="2 texts for 3 styles"):
+        read_set("file", path, **{**given, "styles": ["a", "b", "c"]})
+
+
+def test_sets_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def rows(name, *, split, config_name=None, data_dir=None):
+        asked.append((name, split, config_name))
+        row = {
+            "task_id": f"{config_name}/0",
+            "instruction": "Write it.",
+            "prompt": "def f():",
+            "canonical_solution": " return 1",
+            "buggy_solution": " return 2",
+        }
+        return iter([(f"{name}:0", row)])
+
+    monkeypatch.setattr(suites, "hub_rows", rows)
+    found = read_set("humanevalpack")
+    assert [pair.chosen for pair in found.rows] == ["def f(): return 1"] * 6
+    assert asked[0] == ("bigcode/humanevalpack", "test", "cpp")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("unheard_of", None), "suite.kind: 'unheard_of' is not known"),
+        (("llmbar", None), "suite.path: suite 'llmbar' is read from local files"),
+        (("file", "x.jsonl"), "needs suite.path, suite.name and suite.licence"),
+    ],
+)
+def test_mistakes(words: tuple, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_set(*words)
+
+
+# Comparison
+
+
+def pairs(count: int = 60):
+    made = [
+        Pair(f"p{i}", prompt_from_text(f"q{i}"), "long " * (1 + i % 5), "short", "ab"[i % 2])
+        for i in range(count)
+    ]
+    return pairs_set(made, "mine, part test")
+
+
+def test_compare_pairs_each_model_with_the_first() -> None:
+    found = compare(
+        {"long": LengthScorer(), "same": LengthScorer(2.0), "short": LengthScorer(-1.0)}, pairs()
+    )
+    assert found.first == "long"
+    same = found.differences["same"]["accuracy"]
+    assert (same.estimate, same.low, same.high) == (0.0, 0.0, 0.0)
+    accuracy = {n: r.metrics["accuracy"] for n, r in found.results.items()}
+    change = found.differences["short"]["accuracy"]
+    assert change.estimate == pytest.approx(accuracy["short"] - accuracy["long"])
+    assert change.low < change.estimate < change.high
+    assert found.drift["short"].rank_correlation == pytest.approx(-1.0)
+    assert found.drift["same"].scale == pytest.approx(2.0)
+    assert found.published == {}
+    json.dumps(found.to_plain(), allow_nan=False)
+
+
+def test_one_model_is_no_comparison() -> None:
+    with pytest.raises(UserError, match="two models or more"):
+        compare({"one": LengthScorer()}, pairs())
+
+
+def test_published_figures_stand_beside_rewardbench_only_and_are_marked(bench: str) -> None:
+    from rich.console import Console
+
+    found = compare(
+        {"a<b>": LengthScorer(), "chance [x]": ChanceScorer()}, read_set("rewardbench", bench)
+    )
+    console = Console(width=160, record=True)
+    console.print(comparison_table(found))
+    text = console.export_text()
+    assert "RAMO-Llama3.1-8B (published)" in text
+    assert "0.951" in text
+    assert "chance [x]" in text
+    assert "15 of 740, partial" in text
+    assert any("not measured here" in note for note in comparison_notes(found))
+    page = comparison_picture(found)
+    assert "a&lt;b&gt;" in page
+    assert "<h1>RewardBench: a&lt;b&gt;, chance [x]</h1>" in page
+    assert "(published)" in page
+    assert "Plotly.newPlot" in page
+    assert 'src="http' not in page

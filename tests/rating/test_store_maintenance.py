@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rating_fakes import HashRater, make_pairs, make_rules
+
+from rmexp.errors import UserError
+from rmexp.rating import Item, RatingStore, rate_pairs
+from rmexp.rating.maintenance import export_ratings, import_ratings, prune_ratings, store_stats
+from rmexp.rules import RuleSet
+
+PAIRS = make_pairs(10)
+RULES = make_rules(6)
+ITEMS = [Item(p.prompt, r) for p in PAIRS for r in (p.response_a, p.response_b)]
+FIRST, SECOND = HashRater("first"), HashRater("second", relevance=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RatingStore:
+    store = RatingStore(tmp_path / "ratings")
+    rate_pairs(PAIRS, RULES, FIRST, store)
+    rate_pairs(PAIRS[:4], RuleSet("part", RULES.rules[:2]), SECOND, store)
+    return store
+
+
+def test_stats_count_by_rater(store: RatingStore) -> None:
+    stats = store_stats(store)
+    assert [s.rater for s in stats.raters] == [FIRST.fingerprint, SECOND.fingerprint]
+    assert [(s.responses, s.ratings, s.rules) for s in stats.raters] == [(20, 120, 6), (8, 16, 2)]
+    assert stats.ratings == 136
+    psi = FIRST.rate(ITEMS, RULES.rules).psi
+    assert stats.raters[0].mean == pytest.approx(psi.mean(), abs=1e-6)
+    assert stats.raters[0].deviation == pytest.approx(psi.std(), abs=1e-6)
+    assert stats.bytes > 0
+
+
+def test_stats_of_an_empty_store(tmp_path: Path) -> None:
+    assert store_stats(RatingStore(tmp_path)).ratings == 0
+
+
+def test_an_export_fills_another_store(store: RatingStore, tmp_path: Path) -> None:
+    path = tmp_path / "ratings.parquet"
+    assert export_ratings(store, path) == 136
+    other = RatingStore(tmp_path / "other")
+    other.put(
+        FIRST.fingerprint,
+        ITEMS[:1],
+        make_rules(9).rules,
+        FIRST.rate(ITEMS[:1], make_rules(9).rules),
+    )
+    assert import_ratings(other, path) == 136
+    for rater in (FIRST.fingerprint, SECOND.fingerprint):
+        old, new = store.get(rater, ITEMS, RULES.rules), other.get(rater, ITEMS, RULES.rules)
+        np.testing.assert_array_equal(new.psi, old.psi)
+        np.testing.assert_array_equal(new.relevance, old.relevance)
+    assert not np.isnan(other.get(FIRST.fingerprint, ITEMS[:1], make_rules(9).rules).psi).any()
+    rater = HashRater("first")
+    assert rate_pairs(PAIRS, RULES, rater, other).reused == 120
+    assert rater.asked == []
+
+
+def test_what_is_no_export_is_refused(store: RatingStore, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        import_ratings(store, tmp_path / "none.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match=r"torn\.parquet"):
+        import_ratings(store, tmp_path / "torn.parquet")
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="no export of ratings"):
+        import_ratings(store, tmp_path / "other.parquet")
+
+
+def test_pruning_a_rater_keeps_the_others(store: RatingStore) -> None:
+    deleted = prune_ratings(store, lambda rater: rater.parts["name"] == "second")
+    assert deleted == 120
+    assert [s.rater for s in store_stats(store).raters] == [SECOND.fingerprint]
+    assert np.isnan(store.get(FIRST.fingerprint, ITEMS, RULES.rules).psi).all()
+    rater = HashRater("first")
+    assert rate_pairs(PAIRS, RULES, rater, store).rated == 120, "assembled arrays went as well"
+
+
+def test_pruning_rules_keeps_the_rest_of_each_record(store: RatingStore) -> None:
+    keep = {rule.fingerprint.hexdigest for rule in RULES.rules[1:]}
+    assert prune_ratings(store, lambda rater: True, keep_rules=keep) == 20 + 8
+    psi = store.get(FIRST.fingerprint, ITEMS, RULES.rules).psi
+    np.testing.assert_array_equal(np.isnan(psi), np.tile(np.arange(6) == 0, (20, 1)))
+    store.put(FIRST.fingerprint, ITEMS, RULES.rules, FIRST.rate(ITEMS, RULES.rules))
+    np.testing.assert_array_equal(
+        store.get(FIRST.fingerprint, ITEMS, RULES.rules).psi, FIRST.rate(ITEMS, RULES.rules).psi
+    )

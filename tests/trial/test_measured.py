@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rmexp.errors import UserError
+from rmexp.evaluation.sets import evaluate_set, pairs_set
+from rmexp.preferences import Pair, prompt_from_text
+from rmexp.trial import measured
+from rmexp.trial.measured import guard_violations, known_metrics, wants_base
+from rmexp.trial.run import run_trial
+from rmexp.trial.schema import EvaluationConfig, trial_config
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> dict:
+    rows = [
+        {"id": f"s{i}", "prompt": f"Suite question {i}?", "response_a": "yes " * i + "a"}
+        | {"response_b": "no", "preference": "a"}
+        for i in range(1, 7)
+    ]
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "r": 1,
+        "epochs": 1,
+        "data": {"limit": 40},
+        "rules": {"ids": ["answers_alarming_wording", "no_invented_intent"]},
+        "rater": {"kind": "custom", "target": "word_rater:WordRater"},
+        "model": {"name": "tiny"},
+        "trainer": {"threads": 1},
+        "tracker": {"kind": "none"},
+        "cache_dir": str(tmp_path / "cache"),
+        "evaluation": {
+            "suites": {
+                "mine": {"kind": "file", "path": str(suite), "name": "Mine", "licence": "MIT"}
+            }
+        },
+    }
+
+
+def test_suites_base_and_guards_in_a_trial(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = "'mine/accuracy' >= 2"
+    plain["evaluation"] |= {
+        "objective": "loss - base.loss",
+        "guards": [guard, "accuracy <= base.accuracy + 1"],
+    }
+    record = run_trial(trial_config(plain), directory=tmp_path / "1")
+    assert record.state == "complete", record.reason
+    metrics = record.metrics
+    assert record.objective == metrics["validation/loss"] - record.report["base"]["loss"]
+    assert record.objective != 0
+    assert metrics[f"guards/{guard}"] == 2 - metrics["mine/accuracy"]
+    assert metrics["guards/accuracy <= base.accuracy + 1"] <= 0
+    assert record.report["mine"]["suite"] == "Mine"
+    assert record.report["mine"]["licence"] == "MIT"
+    assert {"validation", "mine"} == record.report["drift"].keys()
+    assert 0 <= record.report["drift"]["mine"]["score_distance"] <= 1
+
+    # The same model, seed and sets: the base is not scored again.
+    monkeypatch.setattr(measured, "load_base_model", None)
+    again = run_trial(trial_config({**plain, "learning_rate": 1e-5}), directory=tmp_path / "2")
+    assert again.state == "complete", again.reason
+    assert again.report["base"] == record.report["base"]
+    other = run_trial(trial_config({**plain, "seed": 1}), directory=tmp_path / "3")
+    assert other.state == "failed"
+
+
+def test_the_base_is_what_training_starts_from(plain: dict, tmp_path: Path) -> None:
+    plain["learning_rate"] = 1e-30
+    plain["evaluation"]["objective"] = "loss - base.loss"
+    record = run_trial(trial_config(plain), directory=tmp_path / "1")
+    assert record.objective == pytest.approx(0, abs=1e-6)
+    assert record.report["drift"]["mine"]["score_shift"] == pytest.approx(0, abs=1e-5)
+
+
+def test_contamination_is_found_before_training(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept even where training fails."""
+    from rmexp.preferences import read_starter
+
+    suite = Path(plain["evaluation"]["suites"]["mine"]["path"])
+    rows = [
+        {
+            "id": f"copied{i}",
+            "prompt": [{"role": m.role, "content": m.content.upper()} for m in pair.prompt],
+            "response_a": "x",
+            "response_b": "y",
+            "preference": "a",
+        }
+        for i, pair in enumerate(read_starter(limit=40).pairs)
+    ]
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("rmexp.trial.run.train_reward_model", broken)
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "failed"
+    found = record.report["contamination"]
+    assert found.keys() == {"validation", "mine", "test"}
+    assert found["validation"]["exact"] == found["test"]["exact"] == 0
+    assert found["mine"]["exact"] == record.report["split"]["train"]
+    assert record.metrics["contamination/mine"] >= found["mine"]["exact"]
+    assert found["mine"]["examples"][0]["id"].startswith("copied")
+
+
+def test_an_unknown_metric_in_a_guard_fails_by_name(plain: dict, tmp_path: Path) -> None:
+    plain["evaluation"]["guards"] = ["acuracy >= 0.5"]
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "failed"
+    assert "did you mean 'accuracy'" in record.reason
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"guards": ["accuracy"]}, "guard 'accuracy'"),
+        ({"suites": {"mine": {"kind": "llmbar", "path": "/nowhere"}}}, "/nowhere"),
+        ({"suites": {"mine": {"kind": "pairs"}}}, "other than pairs"),
+        ({"suites": {"base": {"kind": "rewardbench"}}}, "'base' names other metrics"),
+        ({"suites": {"mine": {"kind": "file", "path": "x"}}}, "needs suite.name"),
+        ({"suites": {"mine": {"kind": "hh", "styles": ["a"]}}}, "for suite.kind=file"),
+        ({"suites": {"mine": {"kind": "hh", "prior": "hub"}}}, "suite.prior"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    plain: dict, tmp_path: Path, evaluation: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run_trial(trial_config({**plain, "evaluation": evaluation}), directory=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+class Longer:
+    def score(self, prompts, responses):
+        return [len(r) for r in responses]
+
+
+def test_names_of_metrics() -> None:
+    pair = Pair("p", prompt_from_text("q"), "long", "x", "a", kind="harmful")
+    other = Pair("p", prompt_from_text("q"), "long", "x", "b", kind="odd")
+    results = {
+        name: evaluate_set(Longer(), pairs_set([p], name))
+        for name, p in (("validation", pair), ("one", other))
+    }
+    known = known_metrics(results)
+    assert known["accuracy"] == 1.0
+    assert known["one/accuracy"] == known["accuracy_odd"] == 0.0
+    assert guard_violations(["accuracy >= 0.5"], known) == {"guards/accuracy >= 0.5": -0.5}
+
+
+def test_the_base_is_wanted_only_where_it_is_named() -> None:
+    assert not wants_base(EvaluationConfig())
+    assert wants_base(EvaluationConfig(objective="accuracy - base.accuracy"))
+    assert wants_base(EvaluationConfig(guards=["Chat >= base.Chat - 1"]))
