@@ -28,7 +28,7 @@ from rmexp.rating.yes_no import Question, YesNoTemplate, common_prefix, psi_and_
 from rmexp.rules import Rule
 
 # Attention over a row of branches costs the square of its tokens, so on a CPU rows stay short.
-_BUDGET = {"cpu": 384, "cuda": 8192}
+_BUDGET = {"cpu": 256, "cuda": 8192}
 _PROMPT = -1
 
 

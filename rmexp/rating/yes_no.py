@@ -35,7 +35,6 @@ LIST_INSTRUCTIONS = (
 _CONVERSATION = "Conversation:\n"
 _RESPONSE = "\n\nResponse:\n"
 _RULE = "\n\nRule: "
-_ANSWER = "\nAnswer:"
 _MARK = "@@rmexp-question@@"
 # Llama 3.2's template prints today's date unless told one: texts must not change overnight.
 _TEMPLATE_DATE = "26 Jul 2024"
@@ -60,7 +59,7 @@ def question_text(prompt: Prompt, response: str, rule: Rule) -> str:
     """The whole question as one user message, for endpoints that take messages."""
     return (
         f"{INSTRUCTIONS}{_CONVERSATION}{prompt_text(prompt)}{_RESPONSE}{response}"
-        f"{_RULE}{rule.sentence}{_ANSWER}"
+        f"{_RULE}{rule.sentence}"
     )
 
 
@@ -111,7 +110,7 @@ class YesNoTemplate:
             before=self._before,
             between=self._between,
             rule=_RULE,
-            after=_ANSWER + self._after,
+            after=self._after,
             answers=self.answer_ids.tolist(),
             max_length=self._max_length,
         )
@@ -129,14 +128,14 @@ class YesNoTemplate:
 
     def branch(self, rule: Rule) -> tuple[int, ...]:
         """Tokens of a rule with the end of the turn: after the last one stands the answer."""
-        return tuple(self._ids(_RULE + rule.sentence + _ANSWER + self._after))
+        return tuple(self._ids(_RULE + rule.sentence + self._after))
 
     def _answers(self) -> NDArray[np.int64]:
         """The first token of each answer as it is tokenised at its place."""
         ids = []
-        context = self._ids(_ANSWER + self._after)
+        context = self._ids(self._after)
         for answer in ANSWERS:
-            whole = self._ids(_ANSWER + self._after + answer)
+            whole = self._ids(self._after + answer)
             if whole[: len(context)] != context or len(whole) == len(context):
                 raise UserError(
                     f"rater.model: its tokenizer merges the answer '{answer}' with the end of the "

@@ -22,6 +22,7 @@ from rmexp.tracking import NullTracker, RunInfo, Tracker
 from rmexp.trial.schema import (
     DataConfig,
     LabellingConfig,
+    OpenAIConfig,
     SplitConfig,
     SuiteConfig,
     TrackerConfig,
@@ -125,22 +126,45 @@ def sentence_encoder(name: str, cache_dir: Path) -> SentenceEncoder:
     return SentenceEncoder(resolve_model(name, cache_dir))
 
 
-def rater(config: LabellingConfig) -> Rater:
-    """The rater that the config names."""
+def rater(config: LabellingConfig, rules: RuleSet) -> Rater:
+    """The rater that the config names.
+
+    Args:
+        config: of the trial.
+        rules: what will be rated; recorded ratings name their columns by it.
+    """
     options = config.rater
     cache = Path(config.cache_dir)
     if options.kind == "exemplar":
         from rmexp.rating.exemplar import ExemplarRater
 
         return ExemplarRater(sentence_encoder(options.encoder, cache))
-    if options.kind == "custom":
-        return _custom_rater(options.target, options.options)
-    raise UserError(f"rater.kind: '{options.kind}' is not available in this version")
+    if options.kind == "probe":
+        from rmexp.rating.probe import ProbeRater, load_probe
+
+        probe = load_probe(Path(options.path))
+        return ProbeRater(probe, sentence_encoder(options.encoder, cache))
+    if options.kind == "causal_lm":
+        from rmexp.backbone.sources import resolve_model
+        from rmexp.rating.causal_lm import CausalLMRater
+
+        return CausalLMRater(
+            resolve_model(options.model, cache), dtype=options.dtype, max_length=options.max_length
+        )
+    if options.kind == "openai":
+        return _openai_rater(options)
+    if options.kind == "recorded":
+        from rmexp.rating.recorded import RecordedRater
+
+        return RecordedRater(options.path, rules, sentence_encoder(options.encoder, cache))
+    return _custom_rater(options.target, options.options)
 
 
 def relevance_encoder(config: LabellingConfig, rater: Rater) -> SentenceEncoder | None:
     """What gives relevance for a rater that measures none and embeds nothing itself."""
-    if getattr(rater, "embedder", None) is not None or getattr(rater, "gives_relevance", False):
+    if config.rater.kind == "causal_lm" or getattr(rater, "embedder", None) is not None:
+        return None
+    if getattr(rater, "gives_relevance", False):
         return None
     return sentence_encoder(config.rater.encoder, Path(config.cache_dir))
 
@@ -194,6 +218,20 @@ def custom_scorer(target: str, options: Mapping[str, Any]) -> Scorer:
     """Your own scorer class."""
     made: Scorer = _made("model.target", target, options, ("score",), "rmexp.evaluation.scorer")
     return made
+
+
+def _openai_rater(options: OpenAIConfig) -> Rater:
+    from rmexp.rating.api_report import Price
+    from rmexp.rating.openai_api import OpenAIRater
+
+    return OpenAIRater(
+        options.model,
+        base_url=options.base_url,
+        concurrency=options.concurrency,
+        rules_per_request=options.rules_per_request,
+        max_cost=options.max_cost,
+        price=None if options.price is None else Price(**options.price.model_dump()),
+    )
 
 
 def _custom_rater(target: str, options: Mapping[str, Any]) -> Rater:

@@ -77,7 +77,7 @@ def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair,
 
 def rate(config: LabellingConfig, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks."""
-    rater = assembly.rater(config)
+    rater = assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
         ratings = rate_pairs(
             pairs,

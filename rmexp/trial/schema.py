@@ -115,6 +115,13 @@ class CausalLMConfig(Section):
     encoder: str = Field("minilm", description="unused where the model gives P(Irrelevant)")
 
 
+class PriceConfig(Section):
+    """Dollars for a million tokens."""
+
+    input: float = Field(ge=0, description="of what is sent")
+    output: float = Field(ge=0, description="of what is answered")
+
+
 class OpenAIConfig(Section):
     """Any OpenAI-compatible endpoint; the key comes from the environment only."""
 
@@ -122,7 +129,9 @@ class OpenAIConfig(Section):
     model: str = Field(description="model name at the endpoint")
     base_url: str | None = Field(None, description="endpoint; None for the default")
     concurrency: int = Field(16, ge=1, description="requests in flight")
+    rules_per_request: int = Field(1, ge=1, description="above 1 is cheaper, without probabilities")
     max_cost: float | None = Field(None, gt=0, description="stop before spending more (dollars)")
+    price: PriceConfig | None = Field(None, description="what max_cost counts with")
     encoder: str = Field("minilm", description="unused where the model gives P(Irrelevant)")
 
 
