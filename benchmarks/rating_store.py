@@ -25,7 +25,7 @@ from rmexp.fingerprint import fingerprint
 from rmexp.labelling import critical_rules, preference_labels
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.rating import Item, RatedBatch, RatingStore, rate_pairs
-from rmexp.rating.store import ENTRY, item_key
+from rmexp.rating.store_records import ENTRY, item_key
 from rmexp.rules import Rule, RuleSet
 
 RULES = tuple(Rule(f"rule{i}", f"The response is {i}.", "x") for i in range(100))

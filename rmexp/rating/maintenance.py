@@ -15,7 +15,8 @@ import numpy as np
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.rating.assembled import clear_assembled
-from rmexp.rating.store import ForeignRecord, RatingStore, StoredRecord
+from rmexp.rating.store import ForeignRecord, RatingStore
+from rmexp.rating.store_records import StoredRecord
 
 _ROWS_AT_ONCE = 20_000
 _KIND = b"rmexp ratings 1"

@@ -17,7 +17,8 @@ from rmexp.rating.assembled import assembled_key, load_assembled, save_assembled
 from rmexp.rating.claims import claiming
 from rmexp.rating.rater import Embedder, Item, RatedBatch, Rater
 from rmexp.rating.relevance import prompt_relevance
-from rmexp.rating.store import RatingStore, item_key
+from rmexp.rating.store import RatingStore
+from rmexp.rating.store_records import item_key
 from rmexp.rules import RuleSet
 
 OnMissing = Literal["rate", "error"]

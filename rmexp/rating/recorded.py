@@ -26,7 +26,7 @@ from rmexp.fingerprint import Fingerprint, file_sha256, fingerprint
 from rmexp.preferences.read import file_rows
 from rmexp.rating.labelled import read_prompt
 from rmexp.rating.rater import Embedder, Item, RatedBatch, only_wanted
-from rmexp.rating.store import item_key
+from rmexp.rating.store_records import item_key
 from rmexp.rules import Rule, RuleSet
 
 _SCORE_NAMES = ("psi", "scores", "ratings")

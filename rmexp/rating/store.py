@@ -7,16 +7,11 @@ than its 12 bytes. SQLite in WAL mode keeps what is committed whatever is killed
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
-import struct
-import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -27,31 +22,27 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.rating.rater import Item, RatedBatch
 from rmexp.rating.store_file import REMEDY, create_tables, refuse_foreign
+from rmexp.rating.store_records import (
+    ENTRY,
+    StoredRecord,
+    intern,
+    is_damaged,
+    item_key,
+    merge_record,
+    row_id_of,
+    scatter,
+    stored_key,
+    thin_record,
+    unpack,
+)
 from rmexp.rules import Rule
 
 FILE = "ratings.sqlite"
-ENTRY = np.dtype([("rule", "<u4"), ("psi", "<f4"), ("relevance", "<f4")])
-_HEAD = struct.Struct("<I8s")  # crc32 of what follows it, second half of the item's hash
 _IDS_AT_ONCE = 500
 _WAIT_SECONDS = 120.0
 _RECORDS_AT_ONCE = 1000
 # A connection that a fork brought along: never used, and never closed, as SQLite demands.
 _inherited: list[sqlite3.Connection] = []
-
-
-@dataclass(frozen=True)
-class StoredRecord:
-    """All ratings of one (rater, prompt, response).
-
-    Attributes:
-        key: 16 bytes, see :func:`item_key`.
-        rater: number of the rater, see :meth:`RatingStore.raters`.
-        entries: rule (number, see :meth:`RatingStore.rules`), psi, relevance (NaN without).
-    """
-
-    key: bytes
-    rater: int
-    entries: NDArray[np.void]
 
 
 # Rater (hexdigest), key, rules (hexdigests), psi, relevance.
@@ -107,11 +98,11 @@ class RatingStore:
             columns = self._columns(connection, rules)
             rows: dict[int, list[int]] = {}
             for row, key in enumerate(keys):
-                rows.setdefault(_row_id(key), []).append(row)
+                rows.setdefault(row_id_of(key), []).append(row)
             ids = sorted(rows)
             for start in range(0, len(ids), _IDS_AT_ONCE):
                 found = self._bodies(connection, ids[start : start + _IDS_AT_ONCE])
-                _scatter(found, rows, keys, columns, psi, relevance)
+                scatter(found, rows, keys, columns, psi, relevance)
         return RatedBatch(psi, relevance)
 
     def put(
@@ -141,9 +132,9 @@ class RatingStore:
             raise ValueError("a rating lies outside [-1, 1]")
         keys = [item_key(rater, item) for item in items]
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            rater_id = _intern(connection, "raters", rater.hexdigest, rater)
+            rater_id = intern(connection, "raters", rater.hexdigest, rater)
             ids = np.array(
-                [_intern(connection, "rules", r.fingerprint.hexdigest, r.sentence) for r in rules],
+                [intern(connection, "rules", r.fingerprint.hexdigest, r.sentence) for r in rules],
                 "<u4",
             )
             for row, key in enumerate(keys):
@@ -189,9 +180,8 @@ class RatingStore:
         ).fetchall()
         some = []
         for row_id, rater, body in rows:
-            self._check(body)
-            key = row_id.to_bytes(8, "little", signed=True) + body[4 : _HEAD.size]
-            some.append(StoredRecord(key, rater, np.frombuffer(body, ENTRY, offset=_HEAD.size)))
+            self._refuse_damaged(body)
+            some.append(StoredRecord(stored_key(row_id, body), rater, unpack(body)))
         return some, rows[-1][0] if rows else None
 
     def add_entries(
@@ -215,10 +205,10 @@ class RatingStore:
             rule_ids: dict[str, int] = {}
             for rater, key, rules, psi, relevance in records:
                 if rater not in rater_ids:
-                    rater_ids[rater] = _intern(connection, "raters", rater, by_digest[rater])
+                    rater_ids[rater] = intern(connection, "raters", rater, by_digest[rater])
                 for rule in rules:
                     if rule not in rule_ids:
-                        rule_ids[rule] = _intern(connection, "rules", rule, sentences[rule])
+                        rule_ids[rule] = intern(connection, "rules", rule, sentences[rule])
                 entries = np.empty(len(rules), ENTRY)
                 entries["rule"] = [rule_ids[rule] for rule in rules]
                 entries["psi"], entries["relevance"] = psi, relevance
@@ -232,7 +222,7 @@ class RatingStore:
             # Read and written in one transaction: what others add meanwhile is not lost.
             with self._transaction("BEGIN IMMEDIATE") as connection:
                 some, last = self._some_records(connection, last)
-                deleted += sum(_thin(connection, record, raters, rules) for record in some)
+                deleted += sum(thin_record(connection, record, raters, rules) for record in some)
             if last is None:
                 break
         with self._transaction("BEGIN IMMEDIATE") as connection:
@@ -279,11 +269,11 @@ class RatingStore:
             f"SELECT item, body FROM ratings WHERE item IN ({marks})", ids
         ).fetchall()
         for _, body in found:
-            self._check(body)
+            self._refuse_damaged(body)
         return found
 
-    def _check(self, body: bytes) -> None:
-        if len(body) < _HEAD.size or zlib.crc32(body[4:]) != int.from_bytes(body[:4], "little"):
+    def _refuse_damaged(self, body: bytes) -> None:
+        if is_damaged(body):
             raise UserError(f"{self.path}: the file is damaged: {REMEDY}")
 
     @contextmanager
@@ -314,107 +304,3 @@ class RatingStore:
             create_tables(connection, self.directory / ".create.lock")
         self._connection, self._pid, self._rule_ids = connection, os.getpid(), {}
         return connection
-
-
-def item_key(rater: Fingerprint, item: Item) -> bytes:
-    """16 bytes that identify (rater, prompt, response) by content."""
-    digest = hashlib.blake2b(rater.hexdigest.encode(), digest_size=16)
-    for text in (*(t for m in item.prompt for t in (m.role, m.content)), item.response):
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
-
-
-def merge_record(
-    connection: sqlite3.Connection, rater_id: int, key: bytes, entries: NDArray[np.void]
-) -> None:
-    """Write entries into the record of a key, beside what it holds of other rules."""
-    row_id = _row_id(key)
-    stored = connection.execute("SELECT body FROM ratings WHERE item = ?", (row_id,)).fetchone()
-    # Two items whose first 8 bytes agree share a row; the later one takes it. That costs a new
-    # rating (about once in 10**7 stores of a million items), never a wrong one.
-    if stored is not None and stored[0][4:12] == key[8:]:
-        old = np.frombuffer(stored[0], ENTRY, offset=_HEAD.size)
-        entries = np.concatenate([old[~np.isin(old["rule"], entries["rule"])], entries])
-    _write_record(connection, rater_id, key, entries)
-
-
-def _thin(
-    connection: sqlite3.Connection,
-    record: StoredRecord,
-    raters: Sequence[int],
-    rules: Sequence[int],
-) -> int:
-    """Delete entries of a record, and the record where none is left; returns how many went."""
-    kept = record.entries[~np.isin(record.entries["rule"], rules)]
-    if record.rater in raters:
-        kept = kept[:0]
-    gone = len(record.entries) - len(kept)
-    if gone and len(kept):
-        _write_record(connection, record.rater, record.key, kept)
-    elif gone:
-        connection.execute("DELETE FROM ratings WHERE item = ?", (_row_id(record.key),))
-    return gone
-
-
-def _write_record(
-    connection: sqlite3.Connection, rater_id: int, key: bytes, entries: NDArray[np.void]
-) -> None:
-    tail = key[8:] + entries.tobytes()
-    body = zlib.crc32(tail).to_bytes(4, "little") + tail
-    connection.execute(
-        "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?)", (_row_id(key), rater_id, body)
-    )
-
-
-def _intern(
-    connection: sqlite3.Connection, table: str, digest: str, about: Fingerprint | str
-) -> int:
-    """The small number that stands for a fingerprint in records."""
-    found = connection.execute(
-        f"SELECT id FROM {table} WHERE fingerprint = ?", (digest,)
-    ).fetchone()
-    if found is not None:
-        return int(found[0])
-    if isinstance(about, Fingerprint):
-        cursor = connection.execute(
-            "INSERT INTO raters (fingerprint, about, created) VALUES (?, ?, ?)",
-            (digest, json.dumps(about.to_plain(), sort_keys=True), time.time()),
-        )
-    else:
-        cursor = connection.execute(
-            "INSERT INTO rules (fingerprint, about) VALUES (?, ?)", (digest, about)
-        )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
-
-
-def _row_id(key: bytes) -> int:
-    return int.from_bytes(key[:8], "little", signed=True)
-
-
-def _scatter(
-    found: list[tuple[int, bytes]],
-    rows: dict[int, list[int]],
-    keys: Sequence[bytes],
-    columns: NDArray[np.int64],
-    psi: NDArray[np.float32],
-    relevance: NDArray[np.float32],
-) -> None:
-    """Write the entries of records into the rows that asked for them."""
-    bodies, targets = [], []
-    for item, body in found:
-        for row in rows[item]:
-            if body[4:12] == keys[row][8:]:
-                bodies.append(body[_HEAD.size :])
-                targets.append(row)
-    if not bodies:
-        return
-    entries = np.frombuffer(b"".join(bodies), ENTRY)
-    in_row = np.repeat(targets, [len(body) // ENTRY.itemsize for body in bodies])
-    rule = entries["rule"].astype(np.int64)
-    # Rules that joined the file after this look at its table are none of those asked for.
-    column = np.where(rule < len(columns), columns[np.minimum(rule, len(columns) - 1)], -1)
-    asked = column >= 0
-    psi[in_row[asked], column[asked]] = entries["psi"][asked]
-    relevance[in_row[asked], column[asked]] = entries["relevance"][asked]
