@@ -1,6 +1,6 @@
 """Attention over short rows on a CPU: two plain products and a softmax.
 
-PyTorch's fused CPU kernel costs 2 to 6 times as much forward and backward in bfloat16 below some
+PyTorch's fused CPU kernel costs 1.3 to 5 times as much forward and backward in bfloat16 below some
 500 tokens (benchmarks/attention_cpu.py). Everything else goes to the usual kernel.
 """
 
