@@ -50,7 +50,6 @@ def make_sampler(
             multivariate=True,
             group=space.conditional,
             constant_liar=True,
-            warn_independent_sampling=False,
             **startup,
             **constraints,
         )
@@ -61,11 +60,9 @@ def make_sampler(
     if config.kind == "gp":
         return optuna.samplers.GPSampler(seed=seed, **startup, **constraints)
     if config.kind == "cmaes":
-        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False, **startup)
+        return optuna.samplers.CmaEsSampler(seed=seed, **startup)
     if config.kind == "qmc":
-        return optuna.samplers.QMCSampler(
-            seed=config.seed, scramble=True, warn_independent_sampling=False
-        )
+        return optuna.samplers.QMCSampler(seed=config.seed, scramble=True)
     if config.kind == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, **constraints)
     return optuna.samplers.NSGAIIISampler(seed=seed, **constraints)
