@@ -15,6 +15,7 @@ from rmexp.trial.audit import AuditConfig
 from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.label import LabelConfig
+from rmexp.trial.ratings import RateConfig, RaterCommandConfig
 from rmexp.trial.schema import TrialConfig
 
 
@@ -44,6 +45,8 @@ def register(*sweep_folders: Path) -> None:
         ("compare", CompareConfig),
         ("label", LabelConfig),
         ("audit", AuditConfig),
+        ("rate", RateConfig),
+        ("rater", RaterCommandConfig),
     ):
         store.store(name=f"{name}_schema", node=command.defaults(), provider="rmexp")
     hydra_sweeper.register()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,8 +75,16 @@ def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair,
     return chosen
 
 
-def rate(config: LabellingConfig, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
-    """Rate pairs, paying only for what the rating store lacks."""
+def rate(
+    config: LabellingConfig,
+    pairs: Sequence[Pair],
+    rules: RuleSet,
+    progress: Callable[[int, int], None] | None = None,
+) -> RatedPairs:
+    """Rate pairs, paying only for what the rating store lacks.
+
+    ``progress`` is called with (ratings done, ratings wanted).
+    """
     rater = assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
         ratings = rate_pairs(
@@ -86,6 +94,7 @@ def rate(config: LabellingConfig, pairs: Sequence[Pair], rules: RuleSet) -> Rate
             store,
             on_missing=config.rating.on_missing,
             embedder=assembly.relevance_encoder(config, rater),
+            progress=progress,
         )
     return RatedPairs(tuple(pairs), rules, ratings, rater.fingerprint)
 

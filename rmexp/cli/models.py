@@ -1,0 +1,152 @@
+"""Commands about training and measuring models: train, sweep, evaluate, compare."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmexp.cli.composed import fail, run_composed
+from rmexp.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def train(words: list[str]) -> None:
+    """One trial, or with -m a study."""
+    run_composed("train", words, _train)
+
+
+def sweep(words: list[str]) -> None:
+    """A study, by name or with ranges on the command line."""
+    run_composed("train", [*words, *([] if _asks_only(words) else ["--multirun"])], _train)
+
+
+def evaluate(words: list[str]) -> None:
+    """Score a reward model on judged responses."""
+    run_composed("evaluate", words, _evaluate)
+
+
+def compare(words: list[str]) -> None:
+    """Models or trials on one set, row by row."""
+    flags = ("-", "+", "~")
+    models: list[str] = []
+    # Models come first: what follows a flag of Hydra's is the flag's.
+    while words[len(models) :] and not words[len(models)].startswith(flags):
+        if "=" in words[len(models)] and not Path(words[len(models)]).exists():
+            break
+        models.append(words[len(models)])
+    run_composed("compare", words[len(models) :], lambda config: _compare(config, models))
+
+
+def _train(config: DictConfig) -> None:
+    from rmexp.sweep.launch import split_config
+    from rmexp.sweep.schema import StudyConfig
+    from rmexp.trial.assembly import check_before_anything_heavy
+    from rmexp.trial.schema import checked, trial_config
+
+    plain, rest = split_config(config)
+    trial = trial_config(plain)
+    study = checked(StudyConfig, rest)
+    check_before_anything_heavy(trial)
+    directory = _fresh_run_directory(Path(study.output_dir))
+
+    from rmexp.trial.run import run_trial
+
+    record = run_trial(
+        trial, directory=directory, progress=lambda step: print(f"{step} ...", file=sys.stderr)
+    )
+    if record.state == "failed":
+        where = f" (record: {directory})"
+        if record.traceback:
+            print(record.traceback, file=sys.stderr)
+        fail(record.reason + where)
+    for name, value in sorted(record.metrics.items()):
+        print(f"{name:42s} {value:.6g}")
+    print(f"objective {trial.evaluation.objective} = {record.objective}")
+    print(f"model and record: {directory}")
+
+
+def _evaluate(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.evaluate import EvaluateConfig
+    from rmexp.trial.evaluate import evaluate as run_evaluation
+    from rmexp.trial.schema import checked
+
+    result, written = run_evaluation(checked(EvaluateConfig, plain_config(config)))
+
+    from rmexp.sweep.console import console
+    from rmexp.views.evaluation import figures_table, heading, other_metrics
+
+    out = console()
+    out.print(heading(result), markup=False)
+    out.print(figures_table(result))
+    for name, value in other_metrics(result).items():
+        print(f"{name:42s} {value:.6g}")
+    for path in written:
+        print(f"written: {path}")
+
+
+def _compare(config: DictConfig, models: list[str]) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.compare import CompareConfig, compare_models
+    from rmexp.trial.schema import checked
+
+    plain = plain_config(config)
+    found = [_trial_folder(model, plain) for model in models]
+    options = checked(CompareConfig, {**plain, "models": found, "names": models})
+    comparison = compare_models(options)
+
+    from rmexp.sweep.console import console
+    from rmexp.views.evaluation import (
+        comparison_notes,
+        comparison_picture,
+        comparison_table,
+        heading,
+    )
+
+    out = console()
+    out.print(heading(comparison.results[comparison.first]), markup=False)
+    out.print(comparison_table(comparison))
+    out.print(*comparison_notes(comparison), sep="\n", markup=False)
+    if options.picture is not None:
+        Path(options.picture).write_text(comparison_picture(comparison), encoding="utf-8")
+    for path in (options.out, options.picture):
+        if path is not None:
+            out.print(f"written: {path}", markup=False)
+
+
+def _trial_folder(model: str, plain: dict[str, Any]) -> str:
+    """STUDY:N as the trial's folder; anything else as it is."""
+    study, _, number = model.rpartition(":")
+    if not study or not number.isdecimal() or Path(model).exists():
+        return model
+    from rmexp.sweep.study import StudyFolder, load_study
+
+    output_dir = str(plain.get("output_dir", "outputs"))
+    folder = StudyFolder.of(output_dir, study)
+    trials = {t.number: t for t in load_study(output_dir, study).get_trials(deepcopy=False)}
+    directory = trials[int(number)].user_attrs.get("directory") if int(number) in trials else None
+    if directory is None:
+        raise UserError(f"{model}: study '{study}' has no trial {number} with a folder of its own")
+    return str(folder.root / directory)
+
+
+def _fresh_run_directory(output_dir: Path) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = output_dir / "runs" / stamp
+    directory, n = base, 1
+    while directory.exists():
+        n += 1
+        directory = base.with_name(f"{stamp}-{n}")
+    return directory
+
+
+def _asks_only(words: list[str]) -> bool:
+    return any(
+        w in ("--cfg", "-c", "--help", "--hydra-help", "--info", "-i", "-m", "--multirun")
+        or w.startswith("--cfg=")
+        for w in words
+    )

@@ -1,0 +1,164 @@
+"""Commands about ratings and labels: rate, label, rules, rater, ratings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmexp.cli.composed import run_composed
+from rmexp.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def rate(words: list[str]) -> None:
+    """Fill the rating store, so that trials rate nothing."""
+    run_composed("rate", words, _rate)
+
+
+def label(words: list[str]) -> None:
+    """Label pairs by their critical rules, into a file."""
+    run_composed("label", words, _label)
+
+
+def rules(words: list[str]) -> None:
+    """What is wrong with a rule set."""
+    if words[:1] != ["audit"]:
+        raise UserError("rules: use 'rmexp rules audit [KEY=VALUE ...]'")
+    run_composed("audit", words[1:], _audit)
+
+
+def rater(words: list[str]) -> None:
+    """Teach a rater from labelled examples, or check one against them."""
+    tasks = {"fit": _rater_fit, "check": _rater_check}
+    if words[:1] not in ([name] for name in tasks):
+        raise UserError("rater: use 'rmexp rater fit labels=FILE' or 'rmexp rater check ...'")
+    run_composed("rater", words[1:], tasks[words[0]])
+
+
+def ratings(words: list[str]) -> None:
+    """Count, export, import or prune the rating store."""
+    parser = argparse.ArgumentParser("rmexp ratings", description="the rating store")
+    parser.add_argument("action", choices=["stats", "export", "import", "prune"])
+    parser.add_argument("file", nargs="?", help="Parquet file (export, import)")
+    parser.add_argument("--cache-dir", help="instead of RMEXP_CACHE_DIR or ~/.cache/rmexp")
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="RATER",
+        help="start of a rater's fingerprint to keep (prune); several times",
+    )
+    options = parser.parse_args(words)
+    if (options.action in ("export", "import")) != (options.file is not None):
+        raise UserError("ratings: export and import take a FILE, stats and prune none")
+    if options.action == "prune" and not options.keep:
+        raise UserError("ratings prune: give --keep RATER (see rmexp ratings stats)")
+    from rmexp.rating import maintenance
+    from rmexp.rating.store import RatingStore
+    from rmexp.trial.ratings import default_cache_dir
+
+    folder = Path(options.cache_dir or default_cache_dir()) / "ratings"
+    if options.action != "import" and not folder.is_dir():
+        raise UserError(f"ratings: no rating store at {folder}")
+    with RatingStore(folder) as store:
+        if options.action == "export":
+            print(f"{maintenance.export_ratings(store, Path(options.file))} ratings exported")
+        elif options.action == "import":
+            print(f"{maintenance.import_ratings(store, Path(options.file))} ratings read")
+        elif options.action == "prune":
+            kept = tuple(options.keep)
+            deleted = maintenance.prune_ratings(store, lambda r: r.hexdigest.startswith(kept))
+            print(f"{deleted} ratings deleted")
+        else:
+            stats = maintenance.store_stats(store)
+            print(f"{stats.path}: {stats.ratings} ratings, {stats.bytes} bytes")
+            for held in stats.raters:
+                print(
+                    f"{held.rater.kind} {held.rater.short}: {held.ratings} ratings of "
+                    f"{held.responses} responses by {held.rules} rules, "
+                    f"mean {held.mean:+.3f}, deviation {held.deviation:.3f}"
+                )
+
+
+def _label(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.label import LabelConfig, label_file
+    from rmexp.trial.schema import checked
+
+    options = checked(LabelConfig, plain_config(config))
+    report, labelled = label_file(options)
+    print(report)
+    for name, value in labelled.metrics().items():
+        print(f"{name:42s} {value:.6g}")
+    print(f"labels: {options.out}")
+
+
+def _audit(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.audit import AuditConfig, audit
+    from rmexp.trial.schema import checked
+
+    options = checked(AuditConfig, plain_config(config))
+    report, audited, result = audit(options)
+
+    from rmexp.sweep.console import console
+    from rmexp.views.audit import categories_table, findings, picture, rules_table
+
+    out = console()
+    out.print(rules_table(result))
+    out.print(categories_table(result))
+    out.print(report, *findings(result), sep="\n", markup=False)
+    if options.picture is not None:
+        Path(options.picture).write_text(picture(result, audited), encoding="utf-8")
+    for path in (options.out, options.picture):
+        if path is not None:
+            out.print(f"written: {path}", markup=False)
+
+
+def _rate(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.ratings import RateConfig, fill_store
+    from rmexp.trial.schema import checked
+
+    options = checked(RateConfig, plain_config(config))
+    report, rated = fill_store(options, _say_progress)
+    print(report)
+    print(f"rated {rated.rated}, reused {rated.reused}, could not be rated {rated.failed}")
+
+
+def _say_progress(done: int, wanted: int) -> None:
+    print(f"rated {done} of {wanted}", file=sys.stderr, flush=True)
+
+
+def _rater_fit(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.ratings import RaterCommandConfig, fit
+    from rmexp.trial.schema import checked
+
+    options = checked(RaterCommandConfig, plain_config(config))
+    probe = fit(options)
+    for head in probe.heads:
+        print(
+            f"{head.rule_id:42s} {head.positives:5d} follow {head.negatives:5d} break "
+            f"AUC {head.auc:.3f} calibration error {head.calibration_error:.3f}"
+        )
+    print(f"probe: {options.out} (use it: rater=probe rater.path={options.out})")
+
+
+def _rater_check(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.ratings import RaterCommandConfig, check
+    from rmexp.trial.schema import checked
+
+    checks, mean = check(checked(RaterCommandConfig, plain_config(config)))
+    for row in checks:
+        print(
+            f"{row.rule_id:42s} {row.positives:5d} follow {row.negatives:5d} break "
+            f"AUC {row.auc:.3f} agreement {row.agreement:.3f} (base {row.base_rate:.3f}) "
+            f"calibration error {row.calibration_error:.3f}"
+        )
+    print(f"mean AUC {mean:.3f}")

@@ -1,0 +1,126 @@
+"""The commands rate and rater: fill the store, teach a rater, check one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rmexp.errors import UserError
+from rmexp.trial.schema import ExemplarConfig, LabellingConfig, RaterConfig, RulesConfig, Section
+
+if TYPE_CHECKING:
+    from rmexp.rating.check import RuleCheck
+    from rmexp.rating.pairs import PairRatings
+    from rmexp.rating.probe import Probe
+
+
+def default_cache_dir() -> Path:
+    """The cache that the configs name: RMEXP_CACHE_DIR, else the user's cache folder."""
+    own = os.environ.get("RMEXP_CACHE_DIR")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmexp"
+
+
+class RateConfig(LabellingConfig):
+    """What is rated."""
+
+    part: Literal["train", "validation", "test", "all"] = Field(
+        "train", description="which part of the split; trials rate the training part only"
+    )
+    shards: int = Field(1, ge=1, description="jobs that share the pairs")
+    shard: int = Field(0, ge=0, description="which of them this is, from 0")
+
+    @model_validator(mode="after")
+    def _shard_exists(self) -> RateConfig:
+        if self.shard >= self.shards:
+            raise ValueError(f"shard: {self.shard} of {self.shards} shards; they count from 0")
+        return self
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key that has a default; the rater's come from its config group."""
+        plain = cls(cache_dir="").model_dump(mode="json")
+        return {key: value for key, value in plain.items() if key != "rater"}
+
+
+def fill_store(
+    config: RateConfig, progress: Callable[[int, int], None] | None = None
+) -> tuple[str, PairRatings]:
+    """Rate what the store lacks; killed and started again, it goes on where it stopped.
+
+    Returns:
+        What was read and dropped, as text; and the ratings.
+    """
+    from rmexp.trial import assembly
+    from rmexp.trial.labelled import part_of, rate
+
+    assembly.check_before_anything_heavy(config)
+    rules = assembly.rule_set(config)
+    data = assembly.read_pairs(config.data)
+    pairs = part_of(data, config.data, config.part)[config.shard :: config.shards]
+    return str(data.report), rate(config, pairs, rules, progress).ratings
+
+
+class RaterCommandConfig(Section):
+    """Labelled responses, and the rater they teach or check."""
+
+    labels: str = Field(
+        description="JSONL or Parquet rows of prompt, response, labels {rule id: true or false}"
+    )
+    rules: RulesConfig = RulesConfig()
+    rater: RaterConfig = ExemplarConfig()
+    encoder: str = Field("minilm", description="frozen sentence encoder of the probe (fit)")
+    out: str = Field("probe", description="folder of the fitted probe (fit)")
+    cache_dir: str = Field("", description="converted models")
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Every key that has a default; the rater's come from its config group."""
+        plain = cls(labels="").model_dump(mode="json")
+        return {key: value for key, value in plain.items() if key not in ("rater", "labels")}
+
+
+def fit(config: RaterCommandConfig) -> Probe:
+    """Teach a probe from labelled responses, and save it to ``config.out``."""
+    from rmexp.trial import assembly
+
+    labelled = _labelled(config)
+    out = Path(config.out)
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"out: no folder {out.absolute().parent} to write into")
+
+    from rmexp.rating.probe import fit_probe
+
+    encoder = assembly.sentence_encoder(config.encoder, Path(config.cache_dir))
+    probe = fit_probe(labelled.items, labelled.rules, labelled.labels, encoder)
+    probe.save(out)
+    return probe
+
+
+def check(config: RaterCommandConfig) -> tuple[list[RuleCheck], float]:
+    """Compare a rater with labelled responses: one check a rule, and their mean AUC."""
+    from rmexp.rating.check import check_rater, mean_auc
+    from rmexp.trial import assembly
+
+    labelled = _labelled(config)
+    options = LabellingConfig(
+        r=1, rules=config.rules, rater=config.rater, cache_dir=config.cache_dir
+    )
+    rater = assembly.rater(options, assembly.rule_set(options))
+    checks = check_rater(rater, labelled.items, labelled.rules, labelled.labels)
+    return checks, mean_auc(checks)
+
+
+def _labelled(config: RaterCommandConfig) -> Any:
+    from rmexp.rating.labelled import read_labelled
+    from rmexp.rules import load_rule_set
+
+    if not Path(config.labels).exists():
+        raise UserError(f"labels: no such file: {config.labels}")
+    rules = load_rule_set(config.rules.name, config.rules.path, config.rules.ids)
+    return read_labelled(config.labels, rules)

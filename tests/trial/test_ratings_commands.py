@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rmexp.cli import main
+from rmexp.rules import load_rule_set
+
+RULES = ["answers_alarming_wording", "offers_safe_alternative"]
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    return ["rules=safety100", f"rules.ids=[{','.join(RULES)}]", f"cache_dir={tmp_path / 'cache'}"]
+
+
+def _rate(words: list[str], *more: str) -> None:
+    custom = ["rater=custom", "rater.target=word_rater:WordRater", "data.limit=20", "part=all"]
+    main(["rate", *words, *custom, *more])
+
+
+def test_rating_is_paid_once_and_shards_add_up(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _rate(words, "shards=2", "shard=0")
+    assert "rated 40, reused 0" in capsys.readouterr().out
+    _rate(words)
+    assert "rated 40, reused 40" in capsys.readouterr().out
+    _rate(words)
+    assert "rated 0, reused 80" in capsys.readouterr().out
+    main(["ratings", "stats", "--cache-dir", str(tmp_path / "cache")])
+    assert "80 ratings of 40 responses by 2 rules" in capsys.readouterr().out
+
+
+def test_ratings_travel_and_are_pruned(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _rate(words)
+    here, there = str(tmp_path / "cache"), str(tmp_path / "there")
+    main(["ratings", "export", "all.parquet", "--cache-dir", here])
+    main(["ratings", "import", "all.parquet", "--cache-dir", there])
+    _rate([*words[:-1], f"cache_dir={there}"], "rating.on_missing=error")
+    assert "rated 0, reused 80" in capsys.readouterr().out
+    main(["ratings", "prune", "--keep", "nothing", "--cache-dir", there])
+    assert "80 ratings deleted" in capsys.readouterr().out
+
+
+def test_a_probe_is_taught_checked_and_used(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = load_rule_set("safety100", ids=RULES)
+    rows = [
+        {"prompt": e.prompt, "response": f"{e.response} {n}", "labels": {rule.id: follows}}
+        for rule in rules
+        for follows, examples in ((True, rule.follows), (False, rule.breaks))
+        for e in examples
+        for n in ("", "Really.")
+    ]
+    Path("labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["rater", "fit", *words, "labels=labels.jsonl", "out=mine", "encoder=tiny_encoder"])
+    assert "6 follow" in capsys.readouterr().out
+    probe = ["rater=probe", "rater.path=mine", "rater.encoder=tiny_encoder"]
+    main(["rater", "check", *words, *probe, "labels=labels.jsonl"])
+    assert "mean AUC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["rate", "shards=2", "shard=2"], "shard"),
+        (["rater", "teach"], "rater fit"),
+        (["rater", "fit", "labels=nowhere.jsonl"], "labels: no such file"),
+        (["ratings", "export"], "take a FILE"),
+        (["ratings", "prune"], "--keep"),
+        (["ratings", "stats", "--cache-dir", "nowhere"], "no rating store"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
