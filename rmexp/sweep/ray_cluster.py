@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from rmexp.errors import UserError
@@ -30,6 +31,8 @@ class RayCluster:
     def __init__(self, config: RayExecutorConfig, trainer: TrainerConfig) -> None:
         # A driver started by `uv run` would have Ray make each worker's environment anew.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        # No word to anybody about what runs here.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
         except ImportError as error:
@@ -39,6 +42,7 @@ class RayCluster:
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
+            _must_answer(config.address)
             try:
                 ray.init(address=config.address, log_to_driver=False)
             except ConnectionError as error:
@@ -68,7 +72,7 @@ class RayCluster:
 
     def start(self, job: ClusterJob) -> Any:
         """Hand a task in."""
-        task = self._ray.remote(_run).options(
+        task = self._ray.remote(
             num_cpus=self._cpus,
             num_gpus=self._gpus,
             # A fresh process each: no trial inherits another's state or GPU memory.
@@ -76,7 +80,7 @@ class RayCluster:
             max_retries=0,
             name=f"rmexp-trial-{job.job.number}",
             runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
-        )
+        )(_run)
         return task.remote(job)
 
     def over(self, handle: Any) -> str | None:
@@ -99,6 +103,17 @@ class RayCluster:
         """Leave the cluster; stops a Ray that was started here."""
         if self._ours:
             self._ray.shutdown()
+
+
+def _must_answer(address: str | None) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"executor.address={address}: no Ray cluster answers: {error}") from error
 
 
 def _run(job: ClusterJob) -> None:
