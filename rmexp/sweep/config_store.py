@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from rmexp.errors import UserError
 from rmexp.sweep import hydra_sweeper
 from rmexp.sweep.schema import StudyConfig
+from rmexp.trial.adapter import AdapterConfig
 from rmexp.trial.audit import AuditConfig
 from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
@@ -47,6 +48,7 @@ def register(*sweep_folders: Path) -> None:
         ("audit", AuditConfig),
         ("rate", RateConfig),
         ("rater", RaterCommandConfig),
+        ("adapter", AdapterConfig),
     ):
         store.store(name=f"{name}_schema", node=command.defaults(), provider="rmexp")
     hydra_sweeper.register()

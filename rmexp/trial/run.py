@@ -277,6 +277,8 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
 def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
     rated = rate(trial.config, pairs, rules)
     trial.identify("rater", rated.rater)
+    if trial.config.selection.strategy == "adapter":
+        trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
     trial.metrics["ratings/rated"] = rated.ratings.rated
     trial.metrics["ratings/reused"] = rated.ratings.reused
     return rated
