@@ -36,12 +36,12 @@ def console_commands(page: Path) -> Iterator[tuple[int, str]]:
     assert not text, page
 
 
-COMMANDS = [
+TYPED = [
     pytest.param(command, id=f"{page.relative_to(ROOT)}:{line}")
     for page in PAGES
     for line, command in console_commands(page)
 ]
-RMEXP = [c for c in COMMANDS if re.match(r"(\S+/)?rmexp ", c.values[0])]
+RMEXP = [c for c in TYPED if re.match(r"(\S+/)?rmexp ", c.values[0])]
 
 
 class Parsed(Exception):
@@ -56,13 +56,8 @@ def check_overrides(config_name: str, words: list[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from rmexp.sweep import launch
-    from rmexp.sweep.config_store import register
+    from rmexp.sweep.config_store import COMMANDS, register
     from rmexp.sweep.schema import StudyConfig
-    from rmexp.trial.audit import AuditConfig
-    from rmexp.trial.compare import CompareConfig
-    from rmexp.trial.evaluate import EvaluateConfig
-    from rmexp.trial.label import LabelConfig
-    from rmexp.trial.ratings import RateConfig, RaterCommandConfig
     from rmexp.trial.schema import checked, trial_config
 
     options = get_args_parser().parse_args(words)
@@ -86,23 +81,15 @@ def check_overrides(config_name: str, words: list[str]) -> None:
         trial_config(trial)
         checked(StudyConfig, {k: v for k, v in plain.items() if k not in launch.TRIAL_KEYS})
         return
-    schemas = {
-        "evaluate": EvaluateConfig,
-        "label": LabelConfig,
-        "audit": AuditConfig,
-        "rate": RateConfig,
-        "rater": RaterCommandConfig,
-        "compare": CompareConfig,
-    }
     if config_name == "compare":
         plain |= {"models": ["a", "b"], "names": ["a", "b"]}
-    checked(schemas[config_name], plain)
+    checked(COMMANDS[config_name], plain)
 
 
 @pytest.fixture
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands are parsed and composed as they are, and stop there."""
-    for module in (cli.models, cli.raters):
+    for module in (cli.models, cli.raters, cli.adapters):
         monkeypatch.setattr(
             module, "run_composed", lambda name, words, task: check_overrides(name, words)
         )
@@ -165,7 +152,7 @@ def test_every_command_stands_in_a_page() -> None:
 
 def test_make_targets_of_the_pages_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    used = {c.values[0].split()[1] for c in COMMANDS if c.values[0].startswith("make ")}
+    used = {c.values[0].split()[1] for c in TYPED if c.values[0].startswith("make ")}
     assert used <= targets
 
 
