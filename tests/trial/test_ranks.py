@@ -161,7 +161,7 @@ def test_a_rank_with_another_config_stops_the_trial(
             "import sys\n"
             "if 'rmexp.trial.rank' in sys.orig_argv:\n"
             "    from rmexp.reward.ranks import SameRun\n"
-            "    SameRun.setup = lambda *args: None\n"
+            "    SameRun.setup = lambda *args, **options: None\n"
         )
         monkeypatch.syspath_prepend(str(tmp_path))
     record = run_trial(config, directory=tmp_path / "t")
@@ -172,7 +172,7 @@ def test_a_rank_with_another_config_stops_the_trial(
         assert not (tmp_path / "t" / "model").exists()
         assert TrialRecord.read(tmp_path / "t") == record
     else:
-        assert record.state == "complete"
+        assert record.state == "complete", record.reason
 
 
 @pytest.mark.slow
