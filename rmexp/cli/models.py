@@ -13,15 +13,20 @@ from rmexp.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from rmexp.sweep.launch import SweepPlan
+
 
 def train(words: list[str]) -> None:
     """One trial, or with -m a study."""
+    from rmexp.sweep.hydra_sweeper import StudySweeper
+
+    StudySweeper.at_end = staticmethod(_log_study)
     run_composed("train", words, _train)
 
 
 def sweep(words: list[str]) -> None:
     """A study, by name or with ranges on the command line."""
-    run_composed("train", [*words, *([] if _asks_only(words) else ["--multirun"])], _train)
+    train([*words, *([] if _asks_only(words) else ["--multirun"])])
 
 
 def evaluate(words: list[str]) -> None:
@@ -67,6 +72,22 @@ def _train(config: DictConfig) -> None:
         print(f"{name:42s} {value:.6g}")
     print(f"objective {trial.evaluation.objective} = {record.objective}")
     print(f"model and record: {directory}")
+
+
+def _log_study(plan: SweepPlan) -> None:
+    """The study's own run at the tracker; what goes wrong there is no fault of the sweep."""
+    if plan.tracker.kind == "none":
+        return
+    from rmexp.sweep.study import load_study
+    from rmexp.views.controller_run import write_controller_run
+    from rmexp.views.study_view import view_study
+
+    study = load_study(plan.study.output_dir, plan.folder.name, plan.study.sweep.storage)
+    try:
+        write_controller_run(study, view_study(study, plan.folder), mode=plan.tracker.mode)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        print(f"rmexp: the study's run was not logged to W&B: {text}", file=sys.stderr)
 
 
 def _evaluate(config: DictConfig) -> None:

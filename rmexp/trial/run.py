@@ -25,7 +25,7 @@ from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
-from rmexp.tracking import RunInfo, Tracker
+from rmexp.tracking import Tracker
 from rmexp.trial import assembly
 from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
@@ -151,7 +151,7 @@ def run_trial(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
-    info = _run_info(config, identity, directory)
+    info = assembly.run_info(config, identity, directory)
     trial = _Trial(
         config,
         directory,
@@ -418,18 +418,10 @@ def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
     columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
     trial.tracker.table("labelled_pairs", columns, rows)
     trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
-
-
-def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
-    number = "" if identity.number is None else f"-{identity.number:04d}"
-    return RunInfo(
-        id=identity.run_id or f"run-{directory.name}",
-        name=f"{identity.study or 'run'}{number}",
-        group=identity.study,
-        job_type=identity.job_type,
-        config=config.to_plain(),
-        directory=directory,
-    )
+    columns = ["rule", "critical in", "mean discrepancy", "speaks for the label"]
+    rows = [list(row) for row in labelled.rule_statistics()]
+    trial.tracker.table("critical_rules", columns, rows)
+    trial.report["critical_rules"] = {"columns": columns, "rows": rows}
 
 
 def _copy_checkpoint(old: Path, new: Path) -> bool:
