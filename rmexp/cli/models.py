@@ -58,11 +58,11 @@ def _train(config: DictConfig) -> None:
     check_before_anything_heavy(trial)
     directory = _fresh_run_directory(Path(study.output_dir))
 
+    from rmexp.cli.progress import Steps
     from rmexp.trial.run import run_trial
 
-    record = run_trial(
-        trial, directory=directory, progress=lambda step: print(f"{step} ...", file=sys.stderr)
-    )
+    with Steps() as steps:
+        record = run_trial(trial, directory=directory, progress=steps, advance=steps.advance)
     if record.state == "failed":
         where = f" (record: {directory})"
         if record.traceback:
@@ -96,7 +96,13 @@ def _evaluate(config: DictConfig) -> None:
     from rmexp.trial.evaluate import evaluate as run_evaluation
     from rmexp.trial.schema import checked
 
-    result, written = run_evaluation(checked(EvaluateConfig, plain_config(config)))
+    options = checked(EvaluateConfig, plain_config(config))
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        steps("evaluate")
+        result, written = run_evaluation(options, steps.advance)
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import figures_table, heading, other_metrics
@@ -118,7 +124,11 @@ def _compare(config: DictConfig, models: list[str]) -> None:
     plain = plain_config(config)
     found = [_trial_folder(model, plain) for model in models]
     options = checked(CompareConfig, {**plain, "models": found, "names": models})
-    comparison = compare_models(options)
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        comparison = compare_models(options, steps.advance_in)
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,13 +124,14 @@ def _rate(config: DictConfig) -> None:
     from rmexp.trial.schema import checked
 
     options = checked(RateConfig, plain_config(config))
-    report, rated = fill_store(options, _say_progress)
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        steps("rate")
+        report, rated = fill_store(options, steps.advance)
     print(report)
     print(f"rated {rated.rated}, reused {rated.reused}, could not be rated {rated.failed}")
-
-
-def _say_progress(done: int, wanted: int) -> None:
-    print(f"rated {done} of {wanted}", file=sys.stderr, flush=True)
 
 
 def _rater_fit(config: DictConfig) -> None:

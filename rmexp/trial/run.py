@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, float], bool]
 Progress = Callable[[str], None]
+Advance = Callable[[int, int], None]
 
 _SAMPLES = 20
 
@@ -67,6 +68,7 @@ class _Trial:
     identity: TrialIdentity
     tracker: Tracker
     progress: Progress
+    advance: Advance | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     fingerprints: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +125,7 @@ def run_trial(
     identity: TrialIdentity | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    advance: Advance | None = None,
     resume_from: Path | None = None,
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
@@ -135,6 +138,7 @@ def run_trial(
         report: called after each epoch with (epoch, objective); True stops the trial as pruned.
             Never called where there are several objectives.
         progress: called with the name of each step as it begins.
+        advance: called with (done, all) within a step that rates, trains or scores.
         resume_from: directory of an interrupted trial of the same config; training goes on from
             its last checkpoint, where there is one.
 
@@ -158,6 +162,7 @@ def run_trial(
         identity,
         assembly.tracker(config.tracker, info),
         progress or (lambda step: None),
+        advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -232,6 +237,7 @@ def _evaluate(
 ) -> None:
     """Measure the saved model; the objective and the guards from what was measured."""
     scorer = load_reward_model(trial.directory / MODEL)
+    scorer.progress = trial.advance
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
@@ -275,7 +281,7 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
 
 
 def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
-    rated = rate(trial.config, pairs, rules)
+    rated = rate(trial.config, pairs, rules, trial.advance)
     trial.identify("rater", rated.rater)
     if trial.config.selection.strategy == "adapter":
         trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
@@ -346,6 +352,7 @@ def _train(
         report=after_epoch,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
     trial.identify("model", trained.base_fingerprint)
