@@ -18,8 +18,8 @@ from rmexp.views.report import study_report
 from rmexp.views.server import _Quiet, _Server, make_app
 
 HERE = Path(__file__).parent
-# Pages are drawn at twice the size for sharp text on any screen, then kept as they are.
-REPORT_WINDOW, PAGE_WINDOW = (1280, 1960), (1280, 1180)
+# Each ends below a row of boxes.
+REPORT_WINDOW, PAGE_WINDOW = (1280, 1666), (1280, 1352)
 
 
 def take(address: str, picture: Path, window: tuple[int, int]) -> None:

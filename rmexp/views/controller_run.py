@@ -83,8 +83,9 @@ def _log(
     for name, path in _artifacts(view):
         artifact = wandb.Artifact(f"{view.name}-{name}", type=name)
         if path.is_dir():
-            # Immutable: not copied, as a model may be large. A new best model is a new run here.
-            artifact.add_dir(str(path), policy="immutable")
+            # Immutable: not copied, as a model may be large. File by file, as add_dir prints.
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                artifact.add_file(str(file), str(file.relative_to(path)), policy="immutable")
         else:
             artifact.add_file(str(path))
         tracker.artifact(artifact, aliases=["best", view.name] if name == "model" else [view.name])
