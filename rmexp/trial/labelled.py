@@ -16,6 +16,7 @@ from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
 from rmexp.preferences import Pair, PreferenceData
 from rmexp.rating.pairs import PairRatings, rate_pairs
+from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
 from rmexp.rules import RuleSet
 from rmexp.trial import assembly
@@ -80,12 +81,15 @@ def rate(
     pairs: Sequence[Pair],
     rules: RuleSet,
     progress: Callable[[int, int], None] | None = None,
+    rater: Rater | None = None,
 ) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks.
 
-    ``progress`` is called with (ratings done, ratings wanted).
+    Args:
+        progress: called with (ratings done, ratings wanted).
+        rater: None for the one that the config names.
     """
-    rater = assembly.rater(config, rules)
+    rater = rater or assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
         ratings = rate_pairs(
             pairs,
