@@ -22,7 +22,7 @@ from rmexp.errors import UserError
 
 @dataclass
 class Classifier:
-    """A sequence classifier of one logit, with its tokenizer.
+    """A sequence classifier of one logit or several, with its tokenizer.
 
     Attributes:
         model: the transformers model, or the peft model around it.
@@ -112,7 +112,10 @@ class Classifier:
         return [pad_rows(tokens, g, self.pad_id, self.causal, states) for g in groups]
 
     def scores(self, rows: Rows) -> torch.Tensor:
-        """Scores of the sequences in the rows: float32 ``[sequences]``, in the rows' own order."""
+        """Scores of the sequences in the rows, in the rows' own order.
+
+        float32 ``[sequences]``, or ``[sequences, labels]`` where the head has several logits.
+        """
         with (
             torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=self.autocast),
             self._frozen_layers_give(rows.hidden),

@@ -23,8 +23,9 @@ def load_sequence_classifier(
     precision: Precision = "32",
     seed: int,
     peft: PeftOptions = PeftOptions(),  # noqa: B008 (frozen)
+    labels: int = 1,
 ) -> Classifier:
-    """Load a model with one logit and say what of it is trained.
+    """Load a model with a head of one logit, or several, and say what of it is trained.
 
     A head that the checkpoint lacks is drawn from the seed alone, so nothing that ran before
     moves it; one that it holds is kept. The head computes in float32 whatever the dtype. Dropout
@@ -36,12 +37,14 @@ def load_sequence_classifier(
             trained stay in float32, since small updates round to nothing in bfloat16.
         seed: for the head and the adapters.
         peft: which weights are trained; the others are frozen.
+        labels: logits of the head.
 
     Raises:
         UserError: the model cannot be loaded, has another head, is quantised, or lacks weights.
     """
     frozen_low = precision == "bf16" and peft.kind != "full"
-    model, tokenizer = _load(path, torch.bfloat16 if frozen_low else torch.float32, seed)
+    dtype = torch.bfloat16 if frozen_low else torch.float32
+    model, tokenizer = _load(path, dtype, seed, labels)
     classifier = Classifier(
         model, tokenizer, causal=hasattr(model, "score"), peft=peft, autocast=precision == "bf16"
     )
@@ -74,7 +77,7 @@ def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -
     return loaded
 
 
-def _load(path: Path | str, dtype: torch.dtype, seed: int) -> tuple[Any, Any]:
+def _load(path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if (Path(path) / "adapter_config.json").is_file():
@@ -83,16 +86,17 @@ def _load(path: Path | str, dtype: torch.dtype, seed: int) -> tuple[Any, Any]:
     with quiet_transformers(), _told_as_user_error(path):
         config = AutoConfig.from_pretrained(**where)
         classes = " ".join(config.architectures or ())
-        if "ForSequenceClassification" in classes and config.num_labels != 1:
+        if "ForSequenceClassification" in classes and config.num_labels != labels:
             raise UserError(
-                f"{path} is a classifier of {config.num_labels} labels: a reward model needs one"
+                f"{path} is a classifier of {config.num_labels} labels: "
+                + ("a reward model needs one" if labels == 1 else f"{labels} are needed here")
             )
         if getattr(config, "quantization_config", None):
             raise UserError(f"{path} holds quantised weights: give the model in full precision")
         _switch_dropout_off(config)
         tokenizer = load_tokenizer(path, int(config.get_text_config().vocab_size))
-        config.num_labels = 1
-        config.problem_type = "regression"
+        config.num_labels = labels
+        config.problem_type = "regression" if labels == 1 else "multi_label_classification"
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

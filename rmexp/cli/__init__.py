@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from rmexp.cli import models, raters, studies
+from rmexp.cli import adapters, models, raters, studies
 from rmexp.cli.composed import fail
 from rmexp.errors import UserError
 
@@ -30,11 +30,12 @@ usage: rmexp COMMAND ...
   label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
   rules      what is wrong with a rule set              rmexp rules audit rules=core20
   rater      teach a rater, or check one                rmexp rater check labels=FILE
+  adapter    choose rules before rating                 rmexp adapter train out=FOLDER
   ratings    the rating store                           rmexp ratings stats
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep, evaluate, compare, rate, label, rules and rater take Hydra overrides and flags:
-KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options: rmexp COMMAND --help.
+train, sweep, evaluate, compare, rate, label, rules, rater and adapter take Hydra overrides and
+flags: KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options: rmexp COMMAND --help.
 """
 
 
@@ -79,6 +80,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "label": raters.label,
     "rules": raters.rules,
     "rater": raters.rater,
+    "adapter": adapters.adapter,
     "ratings": raters.ratings,
     "best": studies.best,
     "rerun": studies.rerun,

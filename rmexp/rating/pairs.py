@@ -34,7 +34,7 @@ class PairRatings:
         psi_a: float32 ``[pairs, rules]`` in [-1, 1], of response A; NaN where not wanted, or
             where the rater could not rate. May be mapped from disk, read-only.
         psi_b: the same of response B.
-        relevance: float32 ``[pairs, rules]`` in [0, 1].
+        relevance: float32 ``[pairs, rules]`` in [0, 1]; NaN where it was not asked for.
         rated: ratings that were asked of the rater now and given.
         reused: ratings that were there already.
         failed: ratings that were asked of the rater now and not given.
@@ -59,6 +59,7 @@ def rate_pairs(
     on_missing: OnMissing = "rate",
     wanted: NDArray[np.bool_] | None = None,
     embedder: Embedder | None = None,
+    relevance: bool = True,
     batch_items: int | None = None,
     progress: Progress | None = None,
 ) -> PairRatings:
@@ -76,6 +77,7 @@ def rate_pairs(
         wanted: bool ``[pairs, rules]``: the entries to rate; None for all.
         embedder: gives relevance where the rater measures none; without it the rater's own
             attribute ``embedder``.
+        relevance: whether relevance is asked for; without it only what was rated is filled.
         batch_items: responses rated, and committed, at a time; None for the rater's own
             attribute ``batch_items``, else 64.
         progress: called with (ratings done, ratings wanted).
@@ -91,7 +93,7 @@ def rate_pairs(
     if wanted is not None and wanted.shape != shape:
         raise ValueError(f"wanted {wanted.shape} must be [pairs, rules] {shape}")
     key = None
-    if wanted is None:
+    if wanted is None and relevance:
         of_embedder = None if embedder is None else embedder.fingerprint
         key = assembled_key(pairs, rules, rater.fingerprint, of_embedder)
         assembled = load_assembled(store.directory, key)
@@ -114,7 +116,7 @@ def rate_pairs(
     arrays = {
         "psi_a": found.psi[found.side_a],
         "psi_b": found.psi[found.side_b],
-        "relevance": found.pair_relevance(embedder),
+        "relevance": found.pair_relevance(embedder, relevance),
     }
     if key is not None and found.missing == 0:
         save_assembled(store.directory, key, arrays, found.total)
@@ -130,10 +132,14 @@ def rate_pairs(
 
 
 def missing_ratings(
-    pairs: Sequence[Pair], rules: RuleSet, rater: Rater, store: RatingStore
+    pairs: Sequence[Pair],
+    rules: RuleSet,
+    rater: Rater,
+    store: RatingStore,
+    wanted: NDArray[np.bool_] | None = None,
 ) -> tuple[list[Item], NDArray[np.bool_]]:
-    """What :func:`rate_pairs` would ask of the rater: items and ``wanted`` ``[items, rules]``."""
-    found = _Ratings(pairs, rules, rater, store, None)
+    """What :func:`rate_pairs` would ask of the rater: items and the entries ``[items, rules]``."""
+    found = _Ratings(pairs, rules, rater, store, wanted)
     return found.lacking()
 
 
@@ -230,7 +236,7 @@ class _Ratings:
         self.psi[batch] = np.where(self._wanted[batch], stored.psi, np.nan)
         self.relevance[batch] = np.where(self._wanted[batch], stored.relevance, np.nan)
 
-    def pair_relevance(self, embedder: Embedder | None) -> NDArray[np.float32]:
+    def pair_relevance(self, embedder: Embedder | None, needed: bool) -> NDArray[np.float32]:
         """The rater's own relevance, averaged over the two responses, or the embedder's."""
         rated = ~np.isnan(self.psi)
         if rated.any() and not np.isnan(self.relevance[rated]).any():
@@ -238,6 +244,8 @@ class _Ratings:
                 warnings.simplefilter("ignore", RuntimeWarning)  # both sides NaN stay NaN
                 both = np.stack([self.relevance[self.side_a], self.relevance[self.side_b]])
                 return np.nanmean(both, axis=0)
+        if not needed:
+            return np.full((len(self._pairs), len(self._rules)), np.nan, np.float32)
         if embedder is None:
             raise UserError(
                 "rater: it measures no relevance and no embedder was given; set rater.encoder"

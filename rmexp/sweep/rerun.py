@@ -111,11 +111,14 @@ def _content_drift(old: TrialRecord, config: TrialConfig) -> list[str]:
     from rmexp.trial import assembly
     from rmexp.trial.versions import code_fingerprint
 
+    rules = assembly.rule_set(config)
     today = {
         "pairs": assembly.read_pairs(config.data).fingerprint,
-        "rules": assembly.rule_set(config).fingerprint,
+        "rules": rules.fingerprint,
         "code": code_fingerprint(),
     }
+    if config.selection.strategy == "adapter":
+        today["adapter"] = assembly.selector(config, rules).fingerprint
     moved = []
     for name, now in today.items():
         stored = old.fingerprints.get(name)

@@ -30,6 +30,7 @@ from rmexp.trial.schema import (
 )
 
 if TYPE_CHECKING:
+    from rmexp.adapter.settings import AdapterSettings
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.evaluation.scorer import Scorer
     from rmexp.evaluation.sets import EvaluationSet
@@ -100,7 +101,9 @@ def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True)
     Raises:
         UserError: naming the key, file or folder.
     """
-    rule_set(config)
+    rules = rule_set(config)
+    if config.selection.path is not None:
+        adapter_settings(config, rules, Path(config.selection.path), "selection.path")
     if config.data.path is not None and not Path(config.data.path).exists():
         raise UserError(f"data.path: no such file or folder: {config.data.path}")
     if isinstance(config, TrialConfig):
@@ -191,7 +194,33 @@ def selector(config: LabellingConfig, rules: RuleSet) -> Selector:
     if options.strategy == "fixed":
         assert options.rules is not None
         return selectors.FixedSelector(tuple(rules.ids.index(i) for i in options.rules))
-    raise UserError("selection.strategy: 'adapter' is not available in this version")
+    from rmexp.adapter.selector import AdapterSelector
+
+    assert options.path is not None
+    return AdapterSelector(Path(options.path), rules, config.r, Path(config.cache_dir))
+
+
+def adapter_settings(
+    config: LabellingConfig, rules: RuleSet, folder: Path, key: str
+) -> AdapterSettings:
+    """What is known of a trained Rule Adapter, checked against the config; loads no model.
+
+    Raises:
+        UserError: naming the key: no adapter is there, or it is for another rule set or gamma.
+    """
+    from rmexp.adapter.settings import check_rules, read_settings
+
+    try:
+        settings = read_settings(folder)
+        check_rules(settings, rules, folder)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    if settings.gamma != config.gamma:
+        raise UserError(
+            f"gamma: {config.gamma:g}, but the Rule Adapter in {folder} was trained for "
+            f"{settings.gamma:g}; use gamma={settings.gamma:g}, or train another adapter"
+        )
+    return settings
 
 
 def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:

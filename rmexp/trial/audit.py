@@ -57,7 +57,8 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
             raise UserError(f"{key}: no folder {Path(path).absolute().parent} to write into")
     rules = assembly.rule_set(config)
     data = assembly.read_pairs(config.data)
-    labelled = label(config, rate(config, part_of(data, config.data, config.part), rules))
+    pairs = part_of(data, config.data, config.part)
+    labelled = label(config, rate(config, pairs, rules, every_rule=True))
     rated = labelled.rated
     result = audit_rules(
         rules, rated.pairs, rated.ratings.psi_a, rated.ratings.psi_b, labelled.critical

@@ -27,12 +27,28 @@ Part = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True)
 class RatedPairs:
-    """Pairs with their ratings, and who rated."""
+    """Pairs with their ratings, and who rated.
+
+    Attributes:
+        pairs: the pairs.
+        rules: the rules, column by column.
+        ratings: of every rule, or of those that were chosen.
+        rater: who rated.
+        chosen: rule indices ``[pairs, r]`` where a selector chose them before the rater ran; the
+            other entries of ``ratings`` are NaN.
+    """
 
     pairs: tuple[Pair, ...]
     rules: RuleSet
     ratings: PairRatings
     rater: Fingerprint
+    chosen: NDArray[np.int64] | None = None
+
+    @property
+    def context(self) -> SelectionContext:
+        """What a selector that needs ratings looks at."""
+        ratings = self.ratings
+        return SelectionContext(self.pairs, ratings.psi_a, ratings.psi_b, ratings.relevance)
 
 
 @dataclass(frozen=True)
@@ -76,19 +92,46 @@ def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair,
     return chosen
 
 
+def chosen_before_rating(
+    config: LabellingConfig, pairs: Sequence[Pair], rules: RuleSet
+) -> NDArray[np.int64] | None:
+    """``[pairs, r]`` from a selector that needs no ratings; None where all rules are rated."""
+    selector = assembly.selector(config, rules)
+    if selector.needs_ratings:
+        return None
+    chosen = selector.select(SelectionContext(pairs))
+    return chosen if chosen.shape[1] < len(rules) else None
+
+
+def wanted_entries(chosen: NDArray[np.int64], rules: int) -> NDArray[np.bool_]:
+    """``[pairs, rules]``: true where a rule was chosen for a pair."""
+    wanted = np.zeros((len(chosen), rules), np.bool_)
+    np.put_along_axis(wanted, chosen, True, axis=1)
+    return wanted
+
+
 def rate(
     config: LabellingConfig,
     pairs: Sequence[Pair],
     rules: RuleSet,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    every_rule: bool = False,
     rater: Rater | None = None,
 ) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks.
 
+    A selector that needs no ratings runs first, and only the rules that it chooses are rated.
+
     Args:
+        config: what is rated by whom.
+        pairs: the pairs.
+        rules: the rule set.
         progress: called with (ratings done, ratings wanted).
+        every_rule: rate every rule, whatever the selector needs.
         rater: None for the one that the config names.
     """
+    chosen = None if every_rule else chosen_before_rating(config, pairs, rules)
     rater = rater or assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
         ratings = rate_pairs(
@@ -97,22 +140,32 @@ def rate(
             rater,
             store,
             on_missing=config.rating.on_missing,
-            embedder=assembly.relevance_encoder(config, rater),
+            wanted=None if chosen is None else wanted_entries(chosen, len(rules)),
+            embedder=assembly.relevance_encoder(config, rater) if chosen is None else None,
+            relevance=chosen is None,
             progress=progress,
         )
-    return RatedPairs(tuple(pairs), rules, ratings, rater.fingerprint)
+    return RatedPairs(tuple(pairs), rules, ratings, rater.fingerprint, chosen)
 
 
 def label(config: LabellingConfig, rated: RatedPairs) -> LabelledPairs:
-    """Choose the critical rules and label by them.
+    """Choose the critical rules, where that is not done, and label by them.
 
     Raises:
-        UserError: where no label is left.
+        UserError: where no label is left, or a chosen rule could not be rated.
     """
     ratings = rated.ratings
-    critical = assembly.selector(config, rated.rules).select(
-        SelectionContext(rated.pairs, ratings.psi_a, ratings.psi_b, ratings.relevance)
-    )
+    critical = rated.chosen
+    if critical is None:
+        critical = assembly.selector(config, rated.rules).select(rated.context)
+    lacking = np.isnan(ratings.psi_a) | np.isnan(ratings.psi_b)
+    without = np.take_along_axis(lacking, critical, axis=1).any(axis=1)
+    if without.any():
+        raise UserError(
+            f"rater: {int(without.sum())} pairs, first {rated.pairs[int(without.argmax())].id}, "
+            "have a chosen rule that could not be rated; run 'rmexp rate' again, or use "
+            "selection=adaptive, which passes over such rules"
+        )
     labels = preference_labels(ratings.psi_a, ratings.psi_b, critical, tie=config.selection.tie)
     if not labels.kept.any():
         raise UserError(

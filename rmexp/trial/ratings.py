@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rmexp.rating.pairs import PairRatings
     from rmexp.rating.probe import Probe
     from rmexp.rules import RuleSet
+    from rmexp.trial.labelled import RatedPairs
 
 
 def default_cache_dir() -> Path:
@@ -83,13 +84,13 @@ def fill_store(config: RateConfig, progress: Callable[[int, int], None] | None =
         raise UserError(f"unrated: no folder {Path(config.unrated).absolute().parent}")
     read, pairs, rules = _to_rate(config)
     rater = assembly.rater(config, rules)
-    ratings = rate(config, pairs, rules, progress, rater).ratings
+    rated = rate(config, pairs, rules, progress, rater=rater)
     report = getattr(rater, "report", None)
-    unrated = _unrated(pairs, rules, ratings, getattr(report, "reasons", {}))
+    unrated = _unrated(rated, getattr(report, "reasons", {}))
     if config.unrated is not None:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in unrated]
         Path(config.unrated).write_text("".join(lines), encoding="utf-8")
-    return Filled(read, ratings, None if report is None else str(report), unrated)
+    return Filled(read, rated.ratings, None if report is None else str(report), unrated)
 
 
 def dry_run(config: RateConfig) -> str:
@@ -97,11 +98,14 @@ def dry_run(config: RateConfig) -> str:
     from rmexp.rating.pairs import missing_ratings
     from rmexp.rating.store import RatingStore
     from rmexp.trial import assembly
+    from rmexp.trial.labelled import chosen_before_rating, wanted_entries
 
     read, pairs, rules = _to_rate(config)
+    chosen = chosen_before_rating(config, pairs, rules)
+    asked = None if chosen is None else wanted_entries(chosen, len(rules))
     rater = assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
-        items, wanted = missing_ratings(pairs, rules, rater, store)
+        items, wanted = missing_ratings(pairs, rules, rater, store, asked)
     text = (
         f"{read}\n{len(pairs)} pairs, {len(rules)} rules: {int(wanted.sum())} ratings of "
         f"{len(items)} responses are missing"
@@ -121,16 +125,16 @@ def _to_rate(config: RateConfig) -> tuple[str, tuple[Pair, ...], RuleSet]:
     return str(data.report), pairs, rules
 
 
-def _unrated(
-    pairs: tuple[Pair, ...],
-    rules: RuleSet,
-    ratings: PairRatings,
-    reasons: Mapping[tuple[Item, str], str],
-) -> list[dict[str, Any]]:
+def _unrated(rated: RatedPairs, reasons: Mapping[tuple[Item, str], str]) -> list[dict[str, Any]]:
+    from rmexp.trial.labelled import wanted_entries
+
     rows = []
-    for side, psi in (("a", ratings.psi_a), ("b", ratings.psi_b)):
-        for row, column in np.argwhere(np.isnan(psi)):
-            pair, rule = pairs[row], rules.rules[column]
+    for side, psi in (("a", rated.ratings.psi_a), ("b", rated.ratings.psi_b)):
+        lacking = np.isnan(psi)
+        if rated.chosen is not None:
+            lacking &= wanted_entries(rated.chosen, len(rated.rules))
+        for row, column in np.argwhere(lacking):
+            pair, rule = rated.pairs[row], rated.rules.rules[column]
             item = Item(pair.prompt, pair.response_a if side == "a" else pair.response_b)
             reason = reasons.get((item, rule.id), "the rater gave none")
             rows.append({"pair": pair.id, "response": side, "rule": rule.id, "reason": reason})

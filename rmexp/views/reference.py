@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from rmexp.sweep.schema import StudyConfig
+from rmexp.trial.adapter import AdapterConfig
 from rmexp.trial.evaluate import EvaluateConfig
-from rmexp.trial.schema import TrialConfig
+from rmexp.trial.schema import LabellingConfig, TrialConfig
 
 _HEAD = """# Config reference
 
@@ -22,7 +24,7 @@ Every key can be set on the command line (`KEY=VALUE`), in a config group, or in
 
 
 def reference_markdown() -> str:
-    """All keys of a trial, a study and an evaluation: type, default, meaning."""
+    """All keys of a trial, a study, an evaluation and a Rule Adapter: type, default, meaning."""
     parts = [_HEAD]
     for title, model in (
         ("A trial", TrialConfig),
@@ -31,12 +33,20 @@ def reference_markdown() -> str:
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, ""))
+    parts.append("## A Rule Adapter (`rmexp adapter train`, `check`)\n")
+    parts.append("Besides a trial's keys from pairs to labels, and its `tracker`:\n")
+    known = {*LabellingConfig.model_fields, "tracker"}
+    parts.extend(_tables(AdapterConfig, "", without=known))
     return "\n".join(parts)
 
 
-def _tables(model: type[BaseModel], prefix: str) -> list[str]:
+def _tables(
+    model: type[BaseModel], prefix: str, without: Collection[str] = frozenset()
+) -> list[str]:
     rows, below = [], []
     for name, field in model.model_fields.items():
+        if name in without:
+            continue
         sections = _sections(field.annotation)
         if sections:
             for section in sections:

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from word_pairs import make_pairs
+
+from rmexp.adapter.model import RuleAdapter, load_rule_adapter
+from rmexp.adapter.selector import AdapterSelector
+from rmexp.adapter.settings import read_settings
+from rmexp.adapter.train import AdapterTraining, train_rule_adapter
+from rmexp.errors import UserError
+from rmexp.fingerprint import fingerprint
+from rmexp.labelling import SelectionContext
+from rmexp.rules import RuleSet
+
+QUICK = AdapterTraining(epochs=1, max_length=128, threads=1, learning_rate=3e-3)
+
+
+def _train(
+    rules: RuleSet, cache: Path, options: AdapterTraining = QUICK, model: str = "tiny_encoder"
+) -> RuleAdapter:
+    pairs, critical = make_pairs(48)
+    return train_rule_adapter(
+        pairs,
+        critical,
+        rules,
+        options,
+        model=model,
+        gamma=float("inf"),
+        rater=fingerprint("nobody"),
+        cache_dir=cache,
+    )
+
+
+@pytest.fixture(scope="module")
+def adapter(rules: RuleSet, cache: Path) -> RuleAdapter:
+    return _train(rules, cache, replace(QUICK, epochs=5))
+
+
+@pytest.fixture(scope="module")
+def folder(adapter: RuleAdapter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter.save(tmp_path_factory.mktemp("adapters") / "a")
+
+
+def test_it_learns_what_the_texts_tell(adapter: RuleAdapter, folder: Path, rules: RuleSet) -> None:
+    pairs, critical = make_pairs(30, offset=1)
+    chosen = AdapterSelector(folder, rules, r=2).select(SelectionContext(pairs))
+    assert np.array_equal(np.sort(chosen, axis=1), np.sort(critical, axis=1))
+    top = AdapterSelector(folder, rules, r=1).select(SelectionContext(pairs))
+    assert np.array_equal(top, adapter.logits(pairs).argmax(axis=1)[:, None])
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+def test_the_same_seed_gives_the_same_bits(model: str, rules: RuleSet, cache: Path) -> None:
+    pairs, _ = make_pairs(5)
+    one, two = (_train(rules, cache, model=model).logits(pairs) for _ in range(2))
+    other = _train(rules, cache, replace(QUICK, seed=1), model).logits(pairs)
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_before_training_it_ranks_by_frequency(rules: RuleSet, cache: Path) -> None:
+    untrained = _train(rules, cache, replace(QUICK, learning_rate=1e-12))
+    pairs, _ = make_pairs(6)
+    logits = untrained.logits(pairs)
+    assert (logits.argmax(axis=1) == 3).all()
+    np.testing.assert_allclose(untrained.settings.frequency, [1 / 3, 1 / 3, 1 / 3, 1], atol=1e-9)
+    np.testing.assert_allclose(logits[:, 0], np.log(0.5), atol=0.5)
+
+
+def test_a_logit_does_not_depend_on_its_batch_nor_on_the_sides(adapter: RuleAdapter) -> None:
+    pairs, _ = make_pairs(12)
+    together = adapter.logits(pairs)
+    alone = np.concatenate([adapter.logits([pair]) for pair in pairs])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    swapped = [replace(p, response_a=p.response_b, response_b=p.response_a) for p in pairs]
+    np.testing.assert_array_equal(together, adapter.logits(swapped))
+
+
+def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None:
+    pairs, _ = make_pairs(12)
+    loaded = load_rule_adapter(folder)
+    np.testing.assert_array_equal(loaded.logits(pairs), adapter.logits(pairs))
+    assert loaded.settings == adapter.settings == read_settings(folder)
+    assert loaded.settings.gamma == float("inf")
+    assert (folder / "model.safetensors").is_file()
+    assert not loaded.settings.unseen(pairs)
+    with pytest.raises(UserError, match="exists already"):
+        adapter.save(folder)
+
+
+@pytest.mark.parametrize("change", ["order", "sentence", "fewer"])
+def test_another_rule_set_is_refused_by_name(change: str, rules: RuleSet, folder: Path) -> None:
+    changed = {
+        "order": rules.rules[::-1],
+        "sentence": (replace(rules.rules[0], sentence="Another one."), *rules.rules[1:]),
+        "fewer": rules.rules[1:],
+    }[change]
+    with pytest.raises(UserError, match=r"trained for rule set 'four' \(4 rules\), not for 'mine'"):
+        AdapterSelector(folder, RuleSet("mine", changed), r=1)
+    AdapterSelector(folder, RuleSet("the same under another name", rules.rules), r=1)
+
+
+def test_logits_are_kept_by_content(
+    folder: Path, rules: RuleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, _ = make_pairs(6)
+    first = AdapterSelector(folder, rules, 1, tmp_path).select(SelectionContext(pairs))
+    with monkeypatch.context() as patched:
+        patched.setattr("rmexp.adapter.model.load_rule_adapter", None)
+        again = AdapterSelector(folder, rules, 2, tmp_path).select(SelectionContext(pairs))
+        with pytest.raises(TypeError):
+            AdapterSelector(folder, rules, 2, tmp_path).select(SelectionContext(pairs[:3]))
+    assert np.array_equal(again[:, :1], first)
+
+
+def test_the_fingerprint_is_by_weights_and_r(
+    folder: Path, rules: RuleSet, cache: Path, tmp_path: Path
+) -> None:
+    other = _train(rules, cache, replace(QUICK, seed=1)).save(tmp_path / "b")
+    prints = {
+        AdapterSelector(f, rules, r).fingerprint.hexdigest for f in (folder, other) for r in (1, 2)
+    }
+    assert len(prints) == 4
+    assert not AdapterSelector.needs_ratings
+
+
+def test_a_folder_without_an_adapter_is_named(rules: RuleSet, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no Rule Adapter here \(rmexp_adapter.json is missing\)"):
+        AdapterSelector(tmp_path, rules, 1)
+
+
+def test_an_infinite_loss_names_the_key(rules: RuleSet, cache: Path) -> None:
+    with pytest.raises(UserError, match="learning_rate: the loss is NaN or infinite"):
+        _train(rules, cache, replace(QUICK, learning_rate=1e30, warmup_steps=0, epochs=3))
