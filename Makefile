@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow soak lint clean
+.PHONY: setup demo test test-slow soak lint docs clean
 
 setup: $(STAMP)
 
@@ -38,5 +38,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs site

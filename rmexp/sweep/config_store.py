@@ -19,6 +19,17 @@ from rmexp.trial.label import LabelConfig
 from rmexp.trial.ratings import RateConfig, RaterCommandConfig
 from rmexp.trial.schema import TrialConfig
 
+# The configs of the commands that train no single trial, by the name of their file in conf/.
+COMMANDS: dict[str, Any] = {
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "label": LabelConfig,
+    "audit": AuditConfig,
+    "rate": RateConfig,
+    "rater": RaterCommandConfig,
+    "adapter": AdapterConfig,
+}
+
 
 def schema_defaults() -> dict[str, Any]:
     """Every key of a trial with its default, so that the command line may set any of them."""
@@ -41,15 +52,7 @@ def register(*sweep_folders: Path) -> None:
     store.store(name="trial_schema", node=schema_defaults(), provider="rmexp")
     sweep = {"sweep": StudyConfig().sweep.model_dump(mode="json")}
     store.store(name="sweep_schema", node=sweep, provider="rmexp")
-    for name, command in (
-        ("evaluate", EvaluateConfig),
-        ("compare", CompareConfig),
-        ("label", LabelConfig),
-        ("audit", AuditConfig),
-        ("rate", RateConfig),
-        ("rater", RaterCommandConfig),
-        ("adapter", AdapterConfig),
-    ):
+    for name, command in COMMANDS.items():
         store.store(name=f"{name}_schema", node=command.defaults(), provider="rmexp")
     hydra_sweeper.register()
     for folder in sweep_folders:
