@@ -26,6 +26,7 @@ def train(words: list[str]) -> None:
 
 def sweep(words: list[str]) -> None:
     """A study, by name or with ranges on the command line."""
+    words = ["sweep.dry_run=true" if word == "--dry-run" else word for word in words]
     train([*words, *([] if _asks_only(words) else ["--multirun"])])
 
 
@@ -44,6 +45,40 @@ def compare(words: list[str]) -> None:
             break
         models.append(words[len(models)])
     run_composed("compare", words[len(models) :], lambda config: _compare(config, models))
+
+
+def prepare(words: list[str]) -> None:
+    """Gather what a machine without a network needs for a trial or a sweep."""
+    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+        raise UserError("prepare: use 'rmexp prepare FOLDER [KEY=VALUE ...]'")
+    folder, rest = Path(words[0]), words[1:]
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        raise UserError(f"prepare: takes KEY=VALUE only, as train and sweep do; drop {flags[0]}")
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    try:
+        parsed = [parser.parse_override(word) for word in rest]
+    except HydraException as error:
+        raise UserError(f"prepare: {' '.join(str(error).split())}") from error
+    swept = {o.key_or_group: o.input_line for o in parsed if o.is_sweep_override()}
+    fixed = [word for word, o in zip(rest, parsed, strict=True) if not o.is_sweep_override()]
+    run_composed("train", fixed, lambda config: _prepare(config, folder, rest, swept))
+
+
+def _prepare(config: DictConfig, folder: Path, words: list[str], swept: dict[str, str]) -> None:
+    from rmexp.sweep.launch import split_config
+    from rmexp.sweep.schema import StudyConfig
+    from rmexp.trial.prepare import prepare as gather
+    from rmexp.trial.schema import checked, trial_config
+
+    plain, rest = split_config(config)
+    space = checked(StudyConfig, rest).sweep.space
+    found = gather(trial_config(plain), folder, words, {**space, **swept})
+    print(*found.notes, sep="\n")
+    print(f"prepared: {folder}; copy it anywhere, with rmexp installed run there:\n{found.line}")
 
 
 def _train(config: DictConfig) -> None:

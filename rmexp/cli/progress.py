@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """A bar a step on a terminal; elsewhere a line a step, and now and then how far it is.
+    """A bar a step on a terminal; elsewhere a line a step, how far it is, and its end.
 
     Args:
         every: seconds between two plain lines of one step.
@@ -28,6 +28,8 @@ class Steps:
         self._task: TaskID | None = None
         self._step = ""
         self._said = 0.0
+        # When the step first said how far it was, and how far: what was there before is no pace.
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Steps:
         if self._console.is_terminal:
@@ -57,7 +59,7 @@ class Steps:
 
     def __call__(self, step: str) -> None:
         """A step begins, and the one before it has ended."""
-        self._step, self._said = step, time.monotonic()
+        self._step, self._said, self._first = step, time.monotonic(), None
         if self._bars is None:
             self._console.print(f"{step} ...", markup=False)
         else:
@@ -69,9 +71,24 @@ class Steps:
         if self._bars is not None:
             if self._task is not None:
                 self._bars.update(self._task, completed=done, total=total)
-        elif time.monotonic() - self._said >= self._every:
-            self._said = time.monotonic()
-            self._console.print(f"{self._step}: {done} of {total}", markup=False)
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        if now - self._said >= self._every or done == total:
+            self._said = now
+            text = f"{self._step}: {done} of {total}{self._pace(now, done, total)}"
+            self._console.print(text, markup=False)
+
+    def _pace(self, now: float, done: int, total: int) -> str:
+        from rmexp.sweep.console import span
+
+        assert self._first is not None
+        seconds, since = now - self._first[0], done - self._first[1]
+        if seconds <= 0 or since <= 0:
+            return ""
+        rate = since / seconds
+        return f", {rate:.3g} a second, about {span((total - done) / rate)} left"
 
     def advance_in(self, step: str, done: int, total: int) -> None:
         """A step that may be new has come so far."""

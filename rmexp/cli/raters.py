@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from rmexp.cli.composed import run_composed
 from rmexp.errors import UserError
 
+_SHOWN_UNRATED = 10
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def rate(words: list[str]) -> None:
     """Fill the rating store, so that trials rate nothing."""
-    run_composed("rate", words, _rate)
+    run_composed("rate", ["dry_run=true" if w == "--dry-run" else w for w in words], _rate)
 
 
 def label(words: list[str]) -> None:
@@ -120,18 +122,31 @@ def _audit(config: DictConfig) -> None:
 
 def _rate(config: DictConfig) -> None:
     from rmexp.sweep.launch import plain_config
-    from rmexp.trial.ratings import RateConfig, fill_store
+    from rmexp.trial.ratings import RateConfig, dry_run, fill_store
     from rmexp.trial.schema import checked
 
     options = checked(RateConfig, plain_config(config))
+    if options.dry_run:
+        print(dry_run(options))
+        return
 
     from rmexp.cli.progress import Steps
 
     with Steps() as steps:
         steps("rate")
-        report, rated = fill_store(options, steps.advance)
-    print(report)
-    print(f"rated {rated.rated}, reused {rated.reused}, could not be rated {rated.failed}")
+        filled = fill_store(options, steps.advance)
+    print(filled.read)
+    ratings = filled.ratings
+    print(f"rated {ratings.rated}, reused {ratings.reused}, could not be rated {ratings.failed}")
+    if filled.report is not None:
+        print(filled.report)
+    for row in filled.unrated[:_SHOWN_UNRATED]:
+        print("not rated: pair {pair}, response {response}, rule {rule}: {reason}".format(**row))
+    if options.unrated is not None:
+        print(f"all {len(filled.unrated)} that could not be rated: {options.unrated}")
+    elif len(filled.unrated) > _SHOWN_UNRATED:
+        rest = len(filled.unrated) - _SHOWN_UNRATED
+        print(f"and {rest} more (unrated=FILE writes them all); the same command asks again")
 
 
 def _rater_fit(config: DictConfig) -> None:

@@ -20,6 +20,7 @@ from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
 from rmexp.sweep.leases import BEATS_PER_LEASE, Observer, Registration
 from rmexp.sweep.ledger import ATTEMPT, CONTROLLER, DIRECTORY, RETRY_OF, Ledger, params_key
+from rmexp.sweep.mailbox import give_up
 from rmexp.sweep.outcome import OUTCOME, outcome_attrs
 from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import SweepConfig
@@ -184,6 +185,8 @@ class Controller:
         if record is not None and record.state == "failed":
             failure = Failure.of_record(record)
         if self._claims.fail(trial, failure, self._retries(failure)):
+            # On a cluster it may run on without its controller.
+            give_up(self.folder.trial(number))
             if record is None and DIRECTORY in orphan.user_attrs:
                 self._tell_lost(trial, failure)
             self._say(f"trial {number} was interrupted: {self._then(number)}")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 from rmexp.sweep.job import Ended, Executor, ReportHandler, TrialJob
-from rmexp.sweep.schema import ExecutorConfig, InlineExecutorConfig
+from rmexp.sweep.schema import (
+    ExecutorConfig,
+    InlineExecutorConfig,
+    RayExecutorConfig,
+    SubmititExecutorConfig,
+)
 from rmexp.sweep.worker_processes import ProcessExecutor, cores, visible_gpus
 from rmexp.trial.schema import TrainerConfig
 
@@ -47,10 +53,32 @@ class InlineExecutor:
         """Nothing runs between two waits."""
 
 
-def make_executor(config: ExecutorConfig, trainer: TrainerConfig | None = None) -> Executor:
-    """The executor that the config names, for trials with that trainer."""
+def make_executor(
+    config: ExecutorConfig, trainer: TrainerConfig | None = None, folder: Path | None = None
+) -> Executor:
+    """The executor that the config names.
+
+    Args:
+        config: of the executor.
+        trainer: of the trials, whose ranks and GPUs the slots are cut for.
+        folder: of the study, where a cluster's own files go below.
+
+    Raises:
+        UserError: what it needs is not installed or not there.
+    """
     trainer = trainer or TrainerConfig()
     if isinstance(config, InlineExecutorConfig):
         return InlineExecutor()
+    if isinstance(config, SubmititExecutorConfig):
+        from rmexp.sweep.cluster import ClusterExecutor
+        from rmexp.sweep.submitit_cluster import SubmititCluster
+
+        own = (folder or Path.cwd()).resolve() / "submitit"
+        return ClusterExecutor(SubmititCluster(config, trainer, own), threads=config.cpus)
+    if isinstance(config, RayExecutorConfig):
+        from rmexp.sweep.cluster import ClusterExecutor
+        from rmexp.sweep.ray_cluster import RayCluster
+
+        return ClusterExecutor(RayCluster(config, trainer), threads=max(1, int(config.cpus)))
     gpus = visible_gpus() if trainer.accelerator == "gpu" else ()
     return ProcessExecutor(config.slots, ranks=trainer.devices, gpus=gpus)

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from rmexp.trial.record import TrialIdentity
 
+# What a trial prints, in its directory.
+LOG = "log.txt"
+
 
 @dataclass(frozen=True)
 class TrialJob:
@@ -53,8 +56,11 @@ ReportHandler = Callable[[int, int, float], bool]
 class Executor(Protocol):
     """Runs jobs somewhere, several at once."""
 
-    slots: int
     threads: int
+
+    @property
+    def slots(self) -> int:
+        """Trials at once."""
 
     def submit(self, job: TrialJob) -> None:
         """Take a job; the caller keeps no more than ``slots`` unfinished."""
@@ -67,3 +73,12 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop what still runs and leave no process behind."""
+
+
+def last_line(directory: Path) -> str:
+    """The end of a trial's log; empty where there is none."""
+    try:
+        lines = (directory / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

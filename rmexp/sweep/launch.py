@@ -171,7 +171,7 @@ def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
 def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     """Run the study to its target."""
     folder = plan.folder
-    executor = make_executor(plan.study.executor, plan.trainer)
+    executor = make_executor(plan.study.executor, plan.trainer, folder.root)
     folder.make()
     study = open_study(folder, plan.study.sweep, plan.space)
     study.set_user_attr("target", plan.study.sweep.trials)

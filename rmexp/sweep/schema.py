@@ -93,8 +93,43 @@ class ProcessExecutorConfig(Section):
     slots: int | None = Field(None, ge=1, description="trials at once; None chooses")
 
 
+class SubmititExecutorConfig(Section):
+    """Jobs of SLURM, each a trial, by submitit."""
+
+    kind: Literal["submitit"]
+    cluster: Literal["slurm", "local"] = Field(
+        "slurm", description="local: processes of this machine, to try a setup out"
+    )
+    slots: int = Field(8, ge=1, description="jobs at once, those that wait in the queue among them")
+    minutes: int = Field(240, ge=1, description="time limit of a job, after which it is requeued")
+    requeues: int = Field(
+        3, ge=0, description="how often a job that ran out of time goes on in a new one"
+    )
+    cpus: int = Field(4, ge=1, description="CPU cores of each rank (trainer.devices)")
+    memory_gb: int | None = Field(None, ge=1, description="of a job; null: the partition's default")
+    slurm: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further options of sbatch as submitit names them, such as partition, qos, "
+        "account, constraint, setup",
+    )
+
+
+class RayExecutorConfig(Section):
+    """Ray tasks, each a trial with its CPUs and GPUs."""
+
+    kind: Literal["ray"]
+    address: str | None = Field(
+        None, description="of a running cluster, such as `auto`; null starts Ray on this machine"
+    )
+    slots: int | None = Field(
+        None, ge=1, description="trials at once; null: as many as the cluster has room for"
+    )
+    cpus: float = Field(1.0, gt=0, description="CPU cores of each rank (trainer.devices)")
+
+
 ExecutorConfig = Annotated[
-    InlineExecutorConfig | ProcessExecutorConfig, Field(discriminator="kind")
+    InlineExecutorConfig | ProcessExecutorConfig | SubmititExecutorConfig | RayExecutorConfig,
+    Field(discriminator="kind"),
 ]
 
 

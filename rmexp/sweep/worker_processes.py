@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -18,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.errors import UserError
-from rmexp.sweep.job import Ended, ReportHandler, TrialJob
+from rmexp.sweep.job import LOG, Ended, ReportHandler, TrialJob, last_line
+from rmexp.trial.lifeline import die_with
 from rmexp.trial.record import FILE_NAME
 
-LOG = "log.txt"
 _STOP_GRACE = 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -147,25 +144,16 @@ def _ended(running: _Running) -> Ended:
         return Ended(running.job)
     if code is not None and code < 0:
         return Ended(running.job, f"worker lost: killed by {signal.Signals(-code).name}")
-    tail = _last_line(running.job.directory / LOG)
+    tail = last_line(running.job.directory)
     return Ended(running.job, f"worker lost: exit code {code}" + (f": {tail}" if tail else ""))
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _work(
     job: TrialJob, pipe: Connection, gpus: str, run: Callable[..., Any] | None = None
 ) -> None:
     """The worker's life: log to the trial's folder, run, exit."""
-    server = os.getppid()
-    _die_with(server)
     os.setpgid(0, 0)
+    die_with(os.getppid())
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # Ctrl-C goes to the whole terminal group; the controller decides and terminates us.
@@ -196,21 +184,6 @@ def _work(
         progress=lambda step: print(step, flush=True),
         resume_from=job.resume_from,
     )
-
-
-def _die_with(server: int) -> None:
-    """End this process with the fork server, which ends with the controller, however that dies."""
-    if sys.platform == "linux":
-        # At once, and a stopped process too.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(server,), daemon=True).start()
-
-
-def _watch(server: int) -> None:
-    # An orphan is adopted by another.
-    while os.getppid() == server:
-        time.sleep(0.5)
-    os.killpg(0, signal.SIGKILL)
 
 
 def cores() -> int:

@@ -25,6 +25,7 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "out_of_memory"
     if "NonFiniteError" in names or " is nan" in text or text.endswith("not a finite number"):
         return "nan"
-    if isinstance(error, TimeoutError):
+    # Submitit's: the job's time is up and it may not be queued again.
+    if isinstance(error, TimeoutError) or "UncompletedJobError" in names:
         return "time_out"
     return "user_error" if isinstance(error, UserError) else "other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import time
 import traceback as traceback_module
@@ -436,11 +437,14 @@ def _copy_checkpoint(old: Path, new: Path) -> bool:
     checkpoints = old / "checkpoints"
     if not checkpoints.is_dir() or (new / "checkpoints").exists():
         return (new / "checkpoints").is_dir()
+    partial = new / f".checkpoints.{os.getpid()}"
     try:
-        shutil.copytree(checkpoints, new / "checkpoints")
+        shutil.copytree(checkpoints, partial)
+        # At once, as a job that is killed here begins again with what it finds.
+        partial.rename(new / "checkpoints")
     except (OSError, shutil.Error):
         # A process that was thought dead may still be replacing them.
-        shutil.rmtree(new / "checkpoints", ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         return False
     return True
 

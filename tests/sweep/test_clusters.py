@@ -1,0 +1,423 @@
+"""Trials as cluster jobs: submitit's local executor, Ray's two-node cluster, a false SLURM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster_trials
+import false_slurm
+import optuna
+import pytest
+from sweep_doubles import FakeExecutor, controller_of, states
+
+from rmexp.cli import main
+from rmexp.errors import UserError
+from rmexp.sweep import mailbox
+from rmexp.sweep.cluster import ClusterExecutor
+from rmexp.sweep.cluster_job import ClusterJob
+from rmexp.sweep.job import TrialJob
+from rmexp.sweep.schema import PrunerConfig, RayExecutorConfig, SubmititExecutorConfig
+from rmexp.sweep.space import Dimension, Space
+from rmexp.sweep.study import load_study
+from rmexp.sweep.submitit_cluster import SubmititCluster
+from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.schema import TrainerConfig, TrialConfig
+
+GRID = Space(
+    (
+        Dimension("gamma", optuna.distributions.FloatDistribution(0.2, 0.8, step=0.2)),
+        Dimension("epochs", optuna.distributions.IntDistribution(2, 2)),
+    )
+)
+
+
+def job_of(directory: Path, number: int = 0, attempt: int = 0, **config: Any) -> TrialJob:
+    plain = TrialConfig(cache_dir="c", **config).to_plain()
+    return TrialJob(TrialIdentity("s", number, attempt), plain, directory)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_reports_and_verdicts_pass_as_files(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert mailbox.post_report(tmp_path / "a", 1, 0.5, patience=0) is False
+    assert mailbox.open_reports(tmp_path / "a") == [(1, 0.5)]
+    mailbox.post_verdict(tmp_path / "a", 1, prune=True)
+    assert mailbox.open_reports(tmp_path / "a") == []
+    # A verdict that came too late for its epoch holds at the next.
+    assert mailbox.post_report(tmp_path / "a", 2, 0.4, patience=0) is True
+
+
+def test_a_trial_that_was_given_up_reports_no_more(tmp_path: Path) -> None:
+    mailbox.give_up(tmp_path)
+    with pytest.raises(mailbox.GivenUp):
+        mailbox.post_report(tmp_path, 1, 0.5, patience=9)
+
+
+def test_a_given_up_or_finished_job_that_is_started_again_writes_nothing(tmp_path: Path) -> None:
+    def run(*args: Any, **others: Any) -> None:
+        raise AssertionError("ran")
+
+    for name in ("given_up", "finished"):
+        directory = tmp_path / name
+        directory.mkdir()
+        if name == "given_up":
+            mailbox.give_up(directory)
+        else:
+            (directory / "record.json").write_text("{}")
+        ClusterJob(job_of(directory), run=run)()
+        assert not (directory / "log.txt").exists()
+
+
+class FakeCluster:
+    """Jobs that are over when the test says so."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        self.started: list[ClusterJob] = []
+        self.over_now: dict[int, str] = {}
+        self.stopped: list[int] = []
+        self.closed = False
+
+    def start(self, job: ClusterJob) -> int:
+        self.started.append(job)
+        return job.job.number
+
+    def over(self, handle: int) -> str | None:
+        return self.over_now.get(handle)
+
+    def stop(self, handle: int) -> None:
+        self.stopped.append(handle)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_job_without_a_record_is_lost_only_after_a_grace(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    executor = ClusterExecutor(cluster, threads=1, grace=0.3)
+    for number in (0, 1):
+        executor.submit(job_of(tmp_path / str(number), number))
+    cluster.over_now = {0: "NODE_FAIL", 1: "COMPLETED"}
+    assert executor.wait(lambda *report: False, 0) == []
+    # The record of 1 appears late, as on a shared file system.
+    (tmp_path / "1" / "record.json").write_text("{}")
+    (first,) = executor.wait(lambda *report: False, 0)
+    assert (first.job.number, first.lost) == (1, "")
+    (second,) = executor.wait(lambda *report: False, 5)
+    assert (second.job.number, second.lost) == (0, "job lost: NODE_FAIL")
+    # Its scheduler may start it again, although its point runs elsewhere by then.
+    assert mailbox.is_given_up(tmp_path / "0")
+
+
+def test_a_cancelled_job_is_given_up_as_well(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    executor = ClusterExecutor(cluster, threads=1)
+    executor.submit(job_of(tmp_path / "0"))
+    executor.cancel(0)
+    assert cluster.stopped == [0]
+    assert mailbox.is_given_up(tmp_path / "0")
+    executor.close()
+    assert cluster.closed
+
+
+def test_a_controllers_orphan_is_given_up(tmp_path: Path) -> None:
+    """Its job may run on in the cluster while its point runs again."""
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
+    trial = study.ask({"gamma": controller.space.distributions["gamma"]})
+    trial.set_user_attr("controller", "dead")
+    trial.set_user_attr("directory", "trials/0000")
+    controller.folder.trial(0).mkdir(parents=True)
+    controller.run()
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert mailbox.is_given_up(controller.folder.trial(0))
+
+
+def local(tmp_path: Path, slots: int = 2) -> SubmititCluster:
+    config = SubmititExecutorConfig(kind="submitit", cluster="local", slots=slots, minutes=5)
+    return SubmititCluster(config, TrainerConfig(), tmp_path / "s" / "submitit")
+
+
+@pytest.mark.slow
+def test_a_study_runs_and_prunes_by_submitit(tmp_path: Path) -> None:
+    executor = ClusterExecutor(local(tmp_path), threads=1, run=cluster_trials.cheap_trial)
+    controller, study, _ = controller_of(
+        tmp_path,
+        executor,
+        trials=4,
+        sampler={"kind": "grid"},
+        pruner=PrunerConfig(kind="median", startup_trials=1),
+        space=GRID,
+    )
+    controller.run()
+    found = states(study)
+    assert found.count("COMPLETE") + found.count("PRUNED") == 4
+    assert "PRUNED" in found
+    processes = {p.read_text() for p in (tmp_path / "studies/s/trials").glob("*/process")}
+    assert len(processes) == 4
+    until(lambda: not any(is_alive(int(p.split()[1])) for p in processes), 15)
+
+
+class KillsHeldJobs(ClusterExecutor):
+    """As a node's failure would."""
+
+    def __init__(self, trials: Path, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.trials = trials
+        self.killed: list[int] = []
+
+    def wait(self, on_report: Any, timeout: float) -> Any:
+        for held in self.trials.glob("*/held"):
+            pid = int(held.read_text() or 0)
+            if pid and pid not in self.killed:
+                self.killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+        return super().wait(on_report, min(timeout, 0.3))
+
+
+@pytest.mark.slow
+def test_one_lost_job_loses_only_its_own_trial(tmp_path: Path) -> None:
+    executor = KillsHeldJobs(
+        tmp_path / "studies/s/trials",
+        local(tmp_path),
+        threads=1,
+        grace=0.5,
+        run=cluster_trials.held_trial,
+    )
+    controller, study, _ = controller_of(
+        tmp_path, executor, trials=4, sampler={"kind": "grid"}, space=GRID
+    )
+    controller.run()
+    done = [t.params["gamma"] for t in study.get_trials() if t.state.name == "COMPLETE"]
+    assert sorted(done) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    # The two held ones were lost once, and run again in directories of their own.
+    lost = [t for t in study.get_trials() if t.state.name == "FAIL"]
+    assert len(lost) == len(executor.killed) == 2
+    assert {t.user_attrs["failure"] for t in lost} == {"lost_worker"}
+
+
+@pytest.mark.slow
+def test_a_preempted_job_goes_on_from_its_checkpoint_in_its_own_directory(tmp_path: Path) -> None:
+    cluster = local(tmp_path)
+    executor = ClusterExecutor(cluster, threads=1, run=cluster_trials.preempted_trial)
+    directory = tmp_path / "trial"
+    executor.submit(job_of(directory))
+    checkpoint = directory / "checkpoints" / "last.ckpt"
+    pid = int(until(lambda: checkpoint.exists() and checkpoint.read_text()))
+    (running,) = executor._running
+    # The signal by which SLURM announces a preemption or the end of the time limit.
+    os.kill(pid, signal.SIGUSR2)
+    (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
+    assert not ended.lost
+    record = TrialRecord.read(directory)
+    assert record.state == "complete"
+    assert record.report["resumed from"] == str(directory)
+    assert record.identity.attempt == 0
+    assert (directory / "process").read_text().split()[1] != str(pid)
+    running.handle._process.wait(30)
+
+
+@pytest.mark.slow
+def test_closing_leaves_no_process(tmp_path: Path) -> None:
+    executor = ClusterExecutor(local(tmp_path), threads=1, run=cluster_trials.held_trial)
+    executor.submit(job_of(tmp_path / "trial", gamma=0.1))
+    held = tmp_path / "trial" / "held"
+    pid = int(until(lambda: held.exists() and held.read_text()))
+    executor.close()
+    until(lambda: not is_alive(pid), 15)
+
+
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> SubmititCluster:
+    commands = false_slurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    config = SubmititExecutorConfig(kind="submitit", slots=2, cpus=3, **options)
+    return SubmititCluster(
+        config, TrainerConfig(devices=2, strategy="ddp"), tmp_path / "s" / "submitit"
+    )
+
+
+def test_slurm_is_asked_for_what_a_trial_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path, monkeypatch, minutes=30, slurm={"partition": "gpu", "qos": "low"})
+    executor = ClusterExecutor(cluster, threads=3, run=cluster_trials.cheap_trial)
+    executor.submit(job_of(tmp_path / "trial"))
+    (script,) = (tmp_path / "slurm" / "jobs").glob("*.sh")
+    lines = script.read_text().splitlines()
+    for option in (
+        "--cpus-per-task=6",
+        "--nodes=1",
+        "--ntasks-per-node=1",
+        "--partition=gpu",
+        "--qos=low",
+        "--time=30",
+    ):
+        assert f"#SBATCH {option}" in lines
+    executor.close()
+
+
+def test_an_unknown_option_of_slurm_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"executor\.slurm: .*partitoin"):
+        slurm(tmp_path, monkeypatch, slurm={"partitoin": "gpu"})
+
+
+def test_slurm_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no srun on this host"):
+        SubmititCluster(SubmititExecutorConfig(kind="submitit"), TrainerConfig(), tmp_path)
+
+
+@pytest.mark.slow
+def test_slurm_requeues_a_preempted_job_which_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = ClusterExecutor(
+        slurm(tmp_path, monkeypatch), threads=1, run=cluster_trials.preempted_trial
+    )
+    directory = tmp_path / "trial"
+    executor.submit(job_of(directory))
+    checkpoint = directory / "checkpoints" / "last.ckpt"
+    pid = int(until(lambda: checkpoint.exists() and checkpoint.read_text()))
+    os.kill(pid, signal.SIGUSR2)
+    (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
+    assert not ended.lost
+    assert TrialRecord.read(directory).report["resumed from"] == str(directory)
+    executor.close()
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_lost_is_told_by_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = slurm(tmp_path, monkeypatch)
+    executor = ClusterExecutor(cluster, threads=1, grace=0, run=cluster_trials.held_trial)
+    executor.submit(job_of(tmp_path / "trial", gamma=0.1))
+    held = tmp_path / "trial" / "held"
+    pid = int(until(lambda: held.exists() and held.read_text()))
+    os.kill(pid, signal.SIGKILL)
+    (tmp_path / "slurm" / "jobs" / "1.state").write_text("NODE_FAIL")
+    (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
+    assert "NODE_FAIL" in ended.lost or "COMPLETED" in ended.lost
+    executor.close()
+
+
+@pytest.mark.slow
+def test_a_real_sweep_by_submitit_from_the_command_line(tmp_path: Path, quick: list[str]) -> None:
+    words = [
+        *quick,
+        "executor=submitit",
+        "executor.cluster=local",
+        "executor.slots=2",
+        "gamma=choice(0,1)",
+        "sweep.trials=2",
+        "sweep.sampler.kind=grid",
+    ]
+    main(["sweep", *words, "study=jobs"])
+    study = load_study(tmp_path / "outputs", "jobs")
+    assert states(study) == ["COMPLETE"] * 2
+    logs = list((tmp_path / "outputs/studies/jobs/trials").glob("*/log.txt"))
+    assert len(logs) == 2
+    assert all("train" in log.read_text() for log in logs)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="executor=ray needs the package ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def ray_executor(run: Callable[..., Any], **options: Any) -> ClusterExecutor:
+    from rmexp.sweep.ray_cluster import RayCluster
+
+    cluster = RayCluster(RayExecutorConfig(kind="ray", **options), TrainerConfig())
+    return ClusterExecutor(cluster, threads=1, grace=0.5, run=run)
+
+
+class KillsANode(ClusterExecutor):
+    """Once both nodes hold a trial, the one that is not the head's dies."""
+
+    trials: Path
+    nodes: Any
+
+    def wait(self, on_report: Any, timeout: float) -> Any:
+        held = [p for p in self.trials.glob("*/held") if p.read_text()]
+        if len(held) == 2 and self.nodes.worker_nodes:
+            (node,) = self.nodes.worker_nodes
+            self.nodes.remove_node(node, allow_graceful=False)
+        elif len(held) == 2 and any(not is_alive(int(p.read_text())) for p in held):
+            (self.trials / "go").touch()
+        return super().wait(on_report, min(timeout, 0.3))
+
+
+@pytest.mark.slow
+def test_a_killed_node_of_ray_loses_only_its_own_trial(tmp_path: Path, two_nodes: Any) -> None:
+    executor = ray_executor(cluster_trials.held_trial)
+    assert executor.slots == 2
+    executor.__class__ = KillsANode
+    executor.trials, executor.nodes = tmp_path / "studies/s/trials", two_nodes
+    controller, study, _ = controller_of(
+        tmp_path, executor, trials=4, sampler={"kind": "grid"}, space=GRID
+    )
+    controller.run()
+    trials = study.get_trials()
+    done = [t.params["gamma"] for t in trials if t.state.name == "COMPLETE"]
+    assert sorted(done) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    (lost,) = [t for t in trials if t.state.name == "FAIL"]
+    assert lost.user_attrs["failure"] == "lost_worker"
+    assert "Node" in lost.user_attrs["reason"]
+
+
+@pytest.mark.slow
+def test_ray_stops_a_cancelled_trial_and_leaves_no_process(tmp_path: Path, two_nodes: Any) -> None:
+    executor = ray_executor(cluster_trials.held_trial)
+    executor.submit(job_of(tmp_path / "trial", gamma=0.1))
+    held = tmp_path / "trial" / "held"
+    pid = int(until(lambda: held.exists() and held.read_text()))
+    executor.cancel(0)
+    (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
+    assert ended.lost
+    until(lambda: not is_alive(pid), 15)
+    executor.close()
+    # What no node has is told at once; Ray would let the trial wait for ever.
+    with pytest.raises(UserError, match="no node has room for a trial of 2 CPUs and 0 GPUs"):
+        ray_executor(cluster_trials.held_trial, cpus=2)
+
+
+def test_a_cluster_of_ray_must_answer() -> None:
+    pytest.importorskip("ray", reason="executor=ray needs the package ray")
+    from rmexp.sweep.ray_cluster import RayCluster
+
+    with pytest.raises(UserError, match=r"executor\.address=127\.0\.0\.1:1: no Ray cluster"):
+        RayCluster(RayExecutorConfig(kind="ray", address="127.0.0.1:1"), TrainerConfig())
