@@ -21,6 +21,7 @@ def train(words: list[str]) -> None:
 
 def sweep(words: list[str]) -> None:
     """A study, by name or with ranges on the command line."""
+    words = ["sweep.dry_run=true" if word == "--dry-run" else word for word in words]
     run_composed("train", [*words, *([] if _asks_only(words) else ["--multirun"])], _train)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmexp.cli.composed import run_composed
 from rmexp.errors import UserError
+
+_SHOWN_UNRATED = 10
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 def rate(words: list[str]) -> None:
     """Fill the rating store, so that trials rate nothing."""
-    run_composed("rate", words, _rate)
+    run_composed("rate", ["dry_run=true" if w == "--dry-run" else w for w in words], _rate)
 
 
 def label(words: list[str]) -> None:
@@ -121,17 +124,45 @@ def _audit(config: DictConfig) -> None:
 
 def _rate(config: DictConfig) -> None:
     from rmexp.sweep.launch import plain_config
-    from rmexp.trial.ratings import RateConfig, fill_store
+    from rmexp.trial.ratings import RateConfig, dry_run, fill_store
     from rmexp.trial.schema import checked
 
     options = checked(RateConfig, plain_config(config))
-    report, rated = fill_store(options, _say_progress)
-    print(report)
-    print(f"rated {rated.rated}, reused {rated.reused}, could not be rated {rated.failed}")
+    if options.dry_run:
+        print(dry_run(options))
+        return
+    filled = fill_store(options, _SayProgress())
+    print(filled.read)
+    ratings = filled.ratings
+    print(f"rated {ratings.rated}, reused {ratings.reused}, could not be rated {ratings.failed}")
+    if filled.report is not None:
+        print(filled.report)
+    for row in filled.unrated[:_SHOWN_UNRATED]:
+        print("not rated: pair {pair}, response {response}, rule {rule}: {reason}".format(**row))
+    if options.unrated is not None:
+        print(f"all {len(filled.unrated)} that could not be rated: {options.unrated}")
+    elif len(filled.unrated) > _SHOWN_UNRATED:
+        rest = len(filled.unrated) - _SHOWN_UNRATED
+        print(f"and {rest} more (unrated=FILE writes them all); the same command asks again")
 
 
-def _say_progress(done: int, wanted: int) -> None:
-    print(f"rated {done} of {wanted}", file=sys.stderr, flush=True)
+class _SayProgress:
+    """Ratings done, their rate since the start, and the time left."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+
+    def __call__(self, done: int, wanted: int) -> None:
+        from rmexp.sweep.console import span
+
+        now = time.monotonic()
+        text = f"rated {done} of {wanted}"
+        if self._start is None:
+            self._start = (now, done)
+        elif (seconds := now - self._start[0]) > 0 and (ratings := done - self._start[1]) > 0:
+            rate = ratings / seconds
+            text += f", {rate:.3g} a second, about {span((wanted - done) / rate)} left"
+        print(text, file=sys.stderr, flush=True)
 
 
 def _rater_fit(config: DictConfig) -> None:

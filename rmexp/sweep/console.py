@@ -75,7 +75,7 @@ class ProgressLines:
             + (
                 ""
                 if progress.seconds_left is None
-                else f", about {_span(progress.seconds_left)} left"
+                else f", about {span(progress.seconds_left)} left"
             )
         )
         if self._bar is None:
@@ -149,7 +149,7 @@ def _expected_time(plan: SweepPlan) -> str:
     left = max(0, sweep.trials - len(done))
     mean = sum(times) / len(times)
     return (
-        f"expected time: about {_span(left * mean / slots)} for {left} trials "
+        f"expected time: about {span(left * mean / slots)} for {left} trials "
         f"({mean:.0f} s a trial over {len(times)} so far, {slots} at once)"
     )
 
@@ -294,7 +294,8 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time for people: ``2 h 5 min``, ``3 min 10 s``, ``40 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

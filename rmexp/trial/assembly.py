@@ -92,8 +92,12 @@ def rule_set(config: LabellingConfig) -> RuleSet:
     return rules
 
 
-def check_before_anything_heavy(config: LabellingConfig) -> None:
+def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True) -> None:
     """Tell the mistakes that can be told without loading a model or reading all the data.
+
+    Args:
+        config: of a trial, or of another command that labels.
+        will_rate: whether the rater will be asked, and so must have its key.
 
     Raises:
         UserError: naming the key, file or folder.
@@ -115,6 +119,10 @@ def check_before_anything_heavy(config: LabellingConfig) -> None:
             if of.path is not None and not Path(of.path).exists():
                 raise UserError(f"evaluation.suites.{name}.path: no such file: {of.path}")
         check_model_name(config.model.name, "model.name")
+    if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
+        from rmexp.rating.openai_api import check_key
+
+        check_key(config.rater.base_url)
     cache = Path(config.cache_dir)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -265,6 +273,9 @@ def _openai_rater(options: OpenAIConfig) -> Rater:
         options.model,
         base_url=options.base_url,
         concurrency=options.concurrency,
+        timeout=options.timeout,
+        attempts=options.attempts,
+        probabilities=options.probabilities,
         rules_per_request=options.rules_per_request,
         max_cost=options.max_cost,
         price=None if options.price is None else Price(**options.price.model_dump()),

@@ -16,6 +16,7 @@ from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
 from rmexp.preferences import Pair, PreferenceData
 from rmexp.rating.pairs import PairRatings, rate_pairs
+from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
 from rmexp.rules import RuleSet
 from rmexp.trial import assembly
@@ -91,6 +92,24 @@ def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair,
     return chosen
 
 
+def chosen_before_rating(
+    config: LabellingConfig, pairs: Sequence[Pair], rules: RuleSet
+) -> NDArray[np.int64] | None:
+    """``[pairs, r]`` from a selector that needs no ratings; None where all rules are rated."""
+    selector = assembly.selector(config, rules)
+    if selector.needs_ratings:
+        return None
+    chosen = selector.select(SelectionContext(pairs))
+    return chosen if chosen.shape[1] < len(rules) else None
+
+
+def wanted_entries(chosen: NDArray[np.int64], rules: int) -> NDArray[np.bool_]:
+    """``[pairs, rules]``: true where a rule was chosen for a pair."""
+    wanted = np.zeros((len(chosen), rules), np.bool_)
+    np.put_along_axis(wanted, chosen, True, axis=1)
+    return wanted
+
+
 def rate(
     config: LabellingConfig,
     pairs: Sequence[Pair],
@@ -98,6 +117,7 @@ def rate(
     progress: Callable[[int, int], None] | None = None,
     *,
     every_rule: bool = False,
+    rater: Rater | None = None,
 ) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks.
 
@@ -109,15 +129,10 @@ def rate(
         rules: the rule set.
         progress: called with (ratings done, ratings wanted).
         every_rule: rate every rule, whatever the selector needs.
+        rater: None for the one that the config names.
     """
-    selector = assembly.selector(config, rules)
-    chosen = wanted = None
-    if not (selector.needs_ratings or every_rule):
-        first = selector.select(SelectionContext(pairs))
-        if first.shape[1] < len(rules):
-            chosen, wanted = first, np.zeros((len(pairs), len(rules)), np.bool_)
-            np.put_along_axis(wanted, chosen, True, axis=1)
-    rater = assembly.rater(config, rules)
+    chosen = None if every_rule else chosen_before_rating(config, pairs, rules)
+    rater = rater or assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
         ratings = rate_pairs(
             pairs,
@@ -125,7 +140,7 @@ def rate(
             rater,
             store,
             on_missing=config.rating.on_missing,
-            wanted=wanted,
+            wanted=None if chosen is None else wanted_entries(chosen, len(rules)),
             embedder=assembly.relevance_encoder(config, rater) if chosen is None else None,
             relevance=chosen is None,
             progress=progress,

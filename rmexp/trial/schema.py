@@ -131,6 +131,11 @@ class OpenAIConfig(Section):
     model: str = Field(description="model name at the endpoint")
     base_url: str | None = Field(None, description="endpoint; None for the default")
     concurrency: int = Field(16, ge=1, description="requests in flight")
+    timeout: float = Field(60.0, gt=0, description="seconds for one request")
+    attempts: int = Field(8, ge=1, description="requests for one question before it is given up")
+    probabilities: bool = Field(
+        True, description="read log probabilities; false for endpoints that refuse to give them"
+    )
     rules_per_request: int = Field(1, ge=1, description="above 1 is cheaper, without probabilities")
     max_cost: float | None = Field(None, gt=0, description="stop before spending more (dollars)")
     price: PriceConfig | None = Field(None, description="what max_cost counts with")
