@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rmexp.adapter.settings import AdapterSettings
-    from rmexp.labelling.selectors import Selector
     from rmexp.preferences import PreferenceData
     from rmexp.rules import RuleSet
     from rmexp.statistics import Interval
@@ -183,6 +182,7 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
         model=config.model.name,
         gamma=config.gamma,
         rater=rated.rater,
+        embedder=assembly.sentence_encoder(config.rater.encoder, Path(config.cache_dir)),
         cache_dir=Path(config.cache_dir),
         report=lambda epoch, losses: tracker.log(
             {f"train/{name}": loss for name, loss in losses.items()},
@@ -206,7 +206,6 @@ def _measure(
     rules: RuleSet,
 ) -> AdapterReport:
     from rmexp.adapter.quality import ADAPTER, baselines, selection_quality
-    from rmexp.adapter.selector import AdapterSelector
     from rmexp.labelling.selectors import SelectionContext
     from rmexp.statistics import bootstrap_mean, paired_difference
     from rmexp.trial import assembly
@@ -227,7 +226,7 @@ def _measure(
     )
     context = SelectionContext(pairs, ratings.psi_a, ratings.psi_b, ratings.relevance)
     critical = assembly.selector(config, rules).select(context)
-    selector: Selector = AdapterSelector(folder, rules, config.r, Path(config.cache_dir))
+    selector = assembly.adapter_selector(config, rules, folder)
     chosen: dict[str, NDArray[np.int64]] = {
         ADAPTER: selector.select(SelectionContext(pairs)),
         **baselines(settings.frequency, ratings, config.r),

@@ -31,6 +31,7 @@ from rmexp.trial.schema import (
 )
 
 if TYPE_CHECKING:
+    from rmexp.adapter.selector import AdapterSelector
     from rmexp.adapter.settings import AdapterSettings
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.evaluation.scorer import Scorer
@@ -195,10 +196,17 @@ def selector(config: LabellingConfig, rules: RuleSet) -> Selector:
     if options.strategy == "fixed":
         assert options.rules is not None
         return selectors.FixedSelector(tuple(rules.ids.index(i) for i in options.rules))
+    assert options.path is not None
+    return adapter_selector(config, rules, Path(options.path))
+
+
+def adapter_selector(config: LabellingConfig, rules: RuleSet, folder: Path) -> AdapterSelector:
+    """A Rule Adapter as a selector."""
     from rmexp.adapter.selector import AdapterSelector
 
-    assert options.path is not None
-    return AdapterSelector(Path(options.path), rules, config.r, Path(config.cache_dir))
+    cache = Path(config.cache_dir)
+    encoder = config.rater.encoder
+    return AdapterSelector(folder, rules, config.r, lambda: sentence_encoder(encoder, cache), cache)
 
 
 def adapter_settings(
