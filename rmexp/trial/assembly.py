@@ -19,6 +19,7 @@ from rmexp.preferences import (
 )
 from rmexp.rules import RuleSet, load_rule_set
 from rmexp.tracking import NullTracker, RunInfo, Tracker
+from rmexp.trial.record import TrialIdentity
 from rmexp.trial.schema import (
     DataConfig,
     LabellingConfig,
@@ -238,6 +239,19 @@ def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
     from rmexp.tracking.wandb_run import WandbTracker
 
     return WandbTracker(info, project=config.project, entity=config.entity, mode=config.mode)
+
+
+def run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
+    """What identifies a trial's run at the tracker."""
+    number = "" if identity.number is None else f"-{identity.number:04d}"
+    return RunInfo(
+        id=identity.run_id or f"run-{directory.name}",
+        name=f"{identity.study or 'run'}{number}",
+        group=identity.study,
+        job_type=identity.job_type,
+        config=config.to_plain(),
+        directory=directory,
+    )
 
 
 def suite(config: SuiteConfig) -> EvaluationSet:
