@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +129,12 @@ def _rate(config: DictConfig) -> None:
     if options.dry_run:
         print(dry_run(options))
         return
-    filled = fill_store(options, _SayProgress())
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        steps("rate")
+        filled = fill_store(options, steps.advance)
     print(filled.read)
     ratings = filled.ratings
     print(f"rated {ratings.rated}, reused {ratings.reused}, could not be rated {ratings.failed}")
@@ -144,25 +147,6 @@ def _rate(config: DictConfig) -> None:
     elif len(filled.unrated) > _SHOWN_UNRATED:
         rest = len(filled.unrated) - _SHOWN_UNRATED
         print(f"and {rest} more (unrated=FILE writes them all); the same command asks again")
-
-
-class _SayProgress:
-    """Ratings done, their rate since the start, and the time left."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-
-    def __call__(self, done: int, wanted: int) -> None:
-        from rmexp.sweep.console import span
-
-        now = time.monotonic()
-        text = f"rated {done} of {wanted}"
-        if self._start is None:
-            self._start = (now, done)
-        elif (seconds := now - self._start[0]) > 0 and (ratings := done - self._start[1]) > 0:
-            rate = ratings / seconds
-            text += f", {rate:.3g} a second, about {span((wanted - done) / rate)} left"
-        print(text, file=sys.stderr, flush=True)
 
 
 def _rater_fit(config: DictConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
 from rmexp.reward.module import Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
+from rmexp.reward.progress import StepProgress
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def train_reward_model(
     resume: bool = False,
     checkpoint_steps: int = 0,
     save: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrainedModel:
     """Train by the Bradley-Terry loss and save the result.
 
@@ -129,6 +131,7 @@ def train_reward_model(
         resume: go on from the last checkpoint in the directory, where there is one.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
         save: whether to write the model.
+        progress: called after each optimiser step with (steps done, all steps), on rank 0.
 
     Raises:
         UserError: no pair is left to train on, or an option does not fit the model.
@@ -168,15 +171,21 @@ def train_reward_model(
             shuffle=shuffle,
             seed=seed,
         )
+        steps = epochs * -(-len(data.pairs) // batch_pairs)
         module = RewardModule(
             classifier,
             ids=data.pairs.ids,
             validation_ids=checked.pairs.ids if checked else (),
             loss=loss,
             optimiser=optimiser,
-            steps=epochs * -(-len(data.pairs) // batch_pairs),
+            steps=steps,
             report=report,
         )
+        callbacks: list[pl.Callback] = []
+        if checkpoint_steps:
+            callbacks.append(KeepLast(checkpoints, checkpoint_steps))
+        if progress is not None:
+            callbacks.append(StepProgress(steps, progress))
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -187,7 +196,7 @@ def train_reward_model(
             max_epochs=epochs,
             default_root_dir=directory,
             deterministic="warn" if deterministic and accelerator != "cpu" else None,
-            callbacks=[KeepLast(checkpoints, checkpoint_steps)] if checkpoint_steps else [],
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

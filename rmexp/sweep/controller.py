@@ -90,6 +90,7 @@ class Controller:
         executor: runs the trials.
         guarded: whether trials have guards (``evaluation.guards``).
         on_progress: told after each event.
+        on_lost: told each trial that ended without a record, and why.
     """
 
     study: optuna.Study
@@ -100,6 +101,7 @@ class Controller:
     executor: Executor
     guarded: bool = False
     on_progress: Callable[[Progress], None] = lambda progress: None
+    on_lost: Callable[[TrialJob, str], None] = lambda job, reason: None
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _looked: float = -float("inf")
@@ -209,7 +211,16 @@ class Controller:
         if self._claims.fail(trial, failure, self._retries(failure)):
             # On a cluster it may run on without its controller.
             give_up(self.folder.trial(number))
+            if record is None and DIRECTORY in orphan.user_attrs:
+                self._tell_lost(trial, failure)
             self._say(f"trial {number} was interrupted: {self._then(number)}")
+
+    def _tell_lost(self, trial: Trial, failure: Failure) -> None:
+        try:
+            config = self.config_for(self.space.values(trial.params))
+        except (KeyError, UserError):
+            return  # Its dead controller searched another space; the storage has the reason.
+        self.on_lost(self._job(trial, config), failure.reason)
 
     def _fill_slots(self) -> None:
         while len(self._jobs) < self.executor.slots and self._claims.free and not self._is_late():
@@ -234,16 +245,20 @@ class Controller:
             config = config.model_copy(
                 update={"trainer": config.trainer.model_copy(update=threads)}
             )
-        directory = self.folder.trial(number)
-        if not self._claims.note(trial, {DIRECTORY: str(directory.relative_to(self.folder.root))}):
+        job = self._job(trial, config)
+        directory = str(job.directory.relative_to(self.folder.root))
+        if not self._claims.note(trial, {DIRECTORY: directory}):
             self._ledger.refresh()
             return
-        attempt = trial.user_attrs.get(ATTEMPT, 0)
-        identity = TrialIdentity(self.study.study_name, number, attempt)
         self._jobs[number] = _Job(trial, time.monotonic())
-        job = TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
         self.executor.submit(job)
         self._say(f"trial {number} started: {_params(trial.params)}")
+
+    def _job(self, trial: Trial, config: TrialConfig) -> TrialJob:
+        attempt = trial.user_attrs.get(ATTEMPT, 0)
+        identity = TrialIdentity(self.study.study_name, trial.number, attempt)
+        directory = self.folder.trial(trial.number)
+        return TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
 
     def _resume_from(self, trial: Trial) -> Path | None:
         old = trial.user_attrs.get(RETRY_OF)
@@ -277,7 +292,7 @@ class Controller:
         if failure is None and ended.lost:
             failure = Failure("lost_worker", ended.lost)
         if failure is not None:
-            self._fail(job.trial, failure)
+            self._fail(job.trial, failure, ended.job if ended.lost else None)
             return
         record = TrialRecord.read(ended.job.directory)
         if record.state == "failed":
@@ -305,11 +320,13 @@ class Controller:
         self._ledger.refresh()
         return told
 
-    def _fail(self, trial: Trial, failure: Failure) -> None:
+    def _fail(self, trial: Trial, failure: Failure, lost: TrialJob | None = None) -> None:
         number = trial.number
         if not self._claims.fail(trial, failure, self._retries(failure)):
             self._say(f"trial {number} had been given up: its result does not count")
             return
+        if lost is not None:
+            self.on_lost(lost, failure.reason)
         self._ledger.refresh()
         self._say(f"trial {number} failed: {failure.reason}; {self._then(number)}")
         if self._ledger.is_owed(number):

@@ -14,12 +14,13 @@ from rmexp.errors import UserError
 from rmexp.sweep.controller import Controller, Progress
 from rmexp.sweep.drift import refuse_drift
 from rmexp.sweep.executors import make_executor
+from rmexp.sweep.lost_runs import LostRuns
 from rmexp.sweep.samplers import check_sampler
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
 from rmexp.trial.assembly import check_before_anything_heavy
-from rmexp.trial.schema import TrainerConfig, TrialConfig, checked, trial_config
+from rmexp.trial.schema import TrackerConfig, TrainerConfig, TrialConfig, checked, trial_config
 
 TRIAL_KEYS = frozenset(TrialConfig.model_fields)
 
@@ -51,6 +52,11 @@ class SweepPlan:
     def trainer(self) -> TrainerConfig:
         """Of the command itself, before any point is chosen."""
         return trial_config(split_config(self.base)[0]).trainer
+
+    @property
+    def tracker(self) -> TrackerConfig:
+        """Of the command itself."""
+        return trial_config(split_config(self.base)[0]).tracker
 
     def config_for(self, values: Mapping[str, Any]) -> TrialConfig:
         """The resolved config of one point.
@@ -186,6 +192,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     refuse_drift(study, split_config(plan.base)[0], plan.space)
     study.set_user_attr("target", plan.study.sweep.trials)
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
+    lost = LostRuns()
     controller = Controller(
         study=study,
         folder=folder,
@@ -195,8 +202,12 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
         executor=executor,
         guarded=plan.guarded,
         on_progress=on_progress,
+        on_lost=lost,
     )
-    controller.run()
+    try:
+        controller.run()
+    finally:
+        lost.finish()
 
 
 def _text(override: Override) -> str:

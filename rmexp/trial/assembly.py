@@ -19,6 +19,7 @@ from rmexp.preferences import (
 )
 from rmexp.rules import RuleSet, load_rule_set
 from rmexp.tracking import NullTracker, RunInfo, Tracker
+from rmexp.trial.record import TrialIdentity
 from rmexp.trial.schema import (
     DataConfig,
     LabellingConfig,
@@ -30,6 +31,7 @@ from rmexp.trial.schema import (
 )
 
 if TYPE_CHECKING:
+    from rmexp.adapter.selector import AdapterSelector
     from rmexp.adapter.settings import AdapterSettings
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.evaluation.scorer import Scorer
@@ -194,10 +196,17 @@ def selector(config: LabellingConfig, rules: RuleSet) -> Selector:
     if options.strategy == "fixed":
         assert options.rules is not None
         return selectors.FixedSelector(tuple(rules.ids.index(i) for i in options.rules))
+    assert options.path is not None
+    return adapter_selector(config, rules, Path(options.path))
+
+
+def adapter_selector(config: LabellingConfig, rules: RuleSet, folder: Path) -> AdapterSelector:
+    """A Rule Adapter as a selector."""
     from rmexp.adapter.selector import AdapterSelector
 
-    assert options.path is not None
-    return AdapterSelector(Path(options.path), rules, config.r, Path(config.cache_dir))
+    cache = Path(config.cache_dir)
+    encoder = config.rater.encoder
+    return AdapterSelector(folder, rules, config.r, lambda: sentence_encoder(encoder, cache), cache)
 
 
 def adapter_settings(
@@ -230,6 +239,19 @@ def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
     from rmexp.tracking.wandb_run import WandbTracker
 
     return WandbTracker(info, project=config.project, entity=config.entity, mode=config.mode)
+
+
+def run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
+    """What identifies a trial's run at the tracker."""
+    number = "" if identity.number is None else f"-{identity.number:04d}"
+    return RunInfo(
+        id=identity.run_id or f"run-{directory.name}",
+        name=f"{identity.study or 'run'}{number}",
+        group=identity.study,
+        job_type=identity.job_type,
+        config=config.to_plain(),
+        directory=directory,
+    )
 
 
 def suite(config: SuiteConfig) -> EvaluationSet:

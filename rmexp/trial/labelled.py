@@ -69,6 +69,29 @@ class LabelledPairs:
         known = (self.labels.preferred >= 0) & (human >= 0)
         return np.where(known, self.labels.preferred == human, np.nan)
 
+    def rule_statistics(self) -> list[tuple[str, int, float, float]]:
+        """One row a rule that is critical somewhere, the commonest first.
+
+        Returns:
+            Rule id; pairs in which it is critical; its mean discrepancy in them; share of those
+            with a label in which it speaks for the labelled side (0 where it never does).
+        """
+        ratings, critical = self.rated.ratings, self.critical
+        difference = np.take_along_axis(ratings.psi_a, critical, 1).astype(np.float64)
+        difference -= np.take_along_axis(ratings.psi_b, critical, 1)
+        labelled = self.labels.preferred >= 0
+        side = np.where(self.labels.preferred == 1, 1, -1)
+        with_label = (np.sign(difference) == side[:, None]) & labelled[:, None]
+        rows = []
+        for i, rule_id in enumerate(self.rated.rules.ids):
+            here = critical == i
+            pairs = int(here.sum())
+            if pairs:
+                mean = float(np.abs(difference[here]).mean() / 2)
+                share = with_label[here].sum() / max(int((here & labelled[:, None]).sum()), 1)
+                rows.append((rule_id, pairs, mean, float(share)))
+        return sorted(rows, key=lambda row: -row[1])
+
     def metrics(self) -> dict[str, float]:
         """Counts and shares, named as a trial records them."""
         kept = self.labels.kept

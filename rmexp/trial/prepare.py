@@ -109,6 +109,8 @@ def _gather_models(config: TrialConfig, found: Prepared) -> None:
 
     # What is served elsewhere is no file, and a causal rater measures relevance itself.
     needless = {"openai": "rater.model", "causal_lm": "rater.encoder"}.get(config.rater.kind)
+    if config.selection.strategy == "adapter" and needless == "rater.encoder":
+        needless = None  # the adapter needs it
     copied: dict[Path, str] = {}
     for key in _MODEL_KEYS:
         name = _value(config, key)

@@ -26,7 +26,7 @@ from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
-from rmexp.tracking import RunInfo, Tracker
+from rmexp.tracking import Tracker
 from rmexp.trial import assembly
 from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, float], bool]
 Progress = Callable[[str], None]
+Advance = Callable[[int, int], None]
 
 _SAMPLES = 20
 
@@ -68,6 +69,7 @@ class _Trial:
     identity: TrialIdentity
     tracker: Tracker
     progress: Progress
+    advance: Advance | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     fingerprints: dict[str, Any] = field(default_factory=dict)
@@ -124,6 +126,7 @@ def run_trial(
     identity: TrialIdentity | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    advance: Advance | None = None,
     resume_from: Path | None = None,
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
@@ -136,6 +139,7 @@ def run_trial(
         report: called after each epoch with (epoch, objective); True stops the trial as pruned.
             Never called where there are several objectives.
         progress: called with the name of each step as it begins.
+        advance: called with (done, all) within a step that rates, trains or scores.
         resume_from: directory of an interrupted trial of the same config; training goes on from
             its last checkpoint, where there is one.
 
@@ -152,13 +156,14 @@ def run_trial(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
-    info = _run_info(config, identity, directory)
+    info = assembly.run_info(config, identity, directory)
     trial = _Trial(
         config,
         directory,
         identity,
         assembly.tracker(config.tracker, info),
         progress or (lambda step: None),
+        advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -233,6 +238,7 @@ def _evaluate(
 ) -> None:
     """Measure the saved model; the objective and the guards from what was measured."""
     scorer = load_reward_model(trial.directory / MODEL)
+    scorer.progress = trial.advance
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
@@ -276,7 +282,7 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
 
 
 def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
-    rated = rate(trial.config, pairs, rules)
+    rated = rate(trial.config, pairs, rules, trial.advance)
     trial.identify("rater", rated.rater)
     if trial.config.selection.strategy == "adapter":
         trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
@@ -347,6 +353,7 @@ def _train(
         report=after_epoch,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
     trial.identify("model", trained.base_fingerprint)
@@ -419,18 +426,10 @@ def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
     columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
     trial.tracker.table("labelled_pairs", columns, rows)
     trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
-
-
-def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
-    number = "" if identity.number is None else f"-{identity.number:04d}"
-    return RunInfo(
-        id=identity.run_id or f"run-{directory.name}",
-        name=f"{identity.study or 'run'}{number}",
-        group=identity.study,
-        job_type=identity.job_type,
-        config=config.to_plain(),
-        directory=directory,
-    )
+    columns = ["rule", "critical in", "mean discrepancy", "speaks for the label"]
+    rows = [list(row) for row in labelled.rule_statistics()]
+    trial.tracker.table("critical_rules", columns, rows)
+    trial.report["critical_rules"] = {"columns": columns, "rows": rows}
 
 
 def _copy_checkpoint(old: Path, new: Path) -> bool:

@@ -93,6 +93,8 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             module, "run_composed", lambda name, words, task: check_overrides(name, words)
         )
+    # Hydra's own parser is named by this, which commands that ran in this process have set.
+    monkeypatch.setattr(sys, "argv", ["pytest"])
     # The files that a page names are the reader's.
     monkeypatch.setattr("rmexp.sweep.launch.check_before_anything_heavy", lambda config: None)
     parse = argparse.ArgumentParser.parse_args

@@ -71,7 +71,7 @@ def test_what_cannot_be_rated_is_reported_with_its_reason(
     said = capsys.readouterr()
     assert "could not be rated 12" in said.out
     assert "not rated: connection x12" in said.out
-    assert "rated 12 of 12" in said.err
+    assert "rate: 12 of 12" in said.err
     rows = [json.loads(line) for line in Path("unrated.jsonl").read_text().splitlines()]
     assert len(rows) == 12
     assert {row["reason"] for row in rows} == {"connection"}
