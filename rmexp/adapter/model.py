@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rmexp.adapter.settings import AdapterSettings, read_settings
+from rmexp.adapter.settings import AdapterSettings, check_rules, read_settings
 from rmexp.adapter.text import trio_tokens
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import load_sequence_classifier
@@ -23,6 +23,9 @@ from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.text import Tokens
 from rmexp.errors import UserError
 from rmexp.preferences import Pair
+from rmexp.rating.rater import Embedder
+from rmexp.rating.relevance import prompt_relevance
+from rmexp.rules import RuleSet
 
 _PAIRS_AT_ONCE = 1024
 _TOKEN_BUDGET = 4096
@@ -33,17 +36,22 @@ _FROZEN = PeftOptions(kind="head_only")  # so that bf16 keeps the whole trunk in
 class RuleAdapter:
     """A backbone with one logit a rule.
 
-    The logit of rule i is the network's output plus the log-odds of i being critical over the
-    training pairs: so a network that has learned nothing ranks by frequency, and a rare rule need
-    not first unlearn a bias.
+    The logit of a rule is the network's output, plus what is known without reading the responses:
+    ``offset_i + weight * relevance_i(prompt)``, fitted before the network is trained. So a network
+    that has learned nothing chooses as well as frequency and relevance do together, and all that
+    it learns is the discrepancy (ours; the method's section 7 has the network alone).
 
     Attributes:
         classifier: the network, with ``rules`` logits, and its tokenizer.
         settings: what it was trained for.
+        rules: the rule set.
+        embedder: gives the relevance of a rule to a prompt.
     """
 
     classifier: Classifier
     settings: AdapterSettings
+    rules: RuleSet
+    embedder: Embedder
 
     def logits(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """Logits of each rule being critical: float32 ``[pairs, rules]``.
@@ -53,19 +61,27 @@ class RuleAdapter:
         Raises:
             UserError: a logit is NaN or infinite; names the pair.
         """
-        result = np.empty((len(pairs), len(self.settings.rule_ids)), np.float32)
+        result = np.empty((len(pairs), len(self.rules)), np.float32)
         was_training = self.classifier.model.training
         self.classifier.model.eval()
         with torch.inference_mode():
             for start in range(0, len(pairs), _PAIRS_AT_ONCE):
                 some = pairs[start : start + _PAIRS_AT_ONCE]
-                found = self.run(self.tokens(some), _TOKEN_BUDGET)
+                known = torch.from_numpy(self.known(some))
+                found = self.run(self.tokens(some), known, _TOKEN_BUDGET)
                 result[start : start + len(some)] = found.cpu().numpy()
         self.classifier.model.train(was_training)
         bad = np.flatnonzero(~np.isfinite(result).all(axis=1))
         if len(bad):
             raise UserError(f"adapter: a logit of pair {pairs[bad[0]].id} is NaN or infinite")
         return result
+
+    def known(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        """What is added to the network's output: float32 ``[pairs, rules]``."""
+        prompts = [pair.prompt for pair in pairs]
+        relevance = prompt_relevance(prompts, self.rules.rules, self.embedder)
+        offsets = np.asarray(self.settings.offsets, np.float32)
+        return offsets + np.float32(self.settings.relevance_weight) * relevance
 
     def tokens(self, pairs: Sequence[Pair]) -> list[Tokens]:
         """The pairs as the network reads them."""
@@ -76,14 +92,12 @@ class RuleAdapter:
             max_length=self.settings.max_length,
         )
 
-    def run(self, tokens: Sequence[Tokens], token_budget: int) -> torch.Tensor:
+    def run(self, tokens: Sequence[Tokens], known: torch.Tensor, token_budget: int) -> torch.Tensor:
         """Logits of some trios, with gradients where they are on: float32 ``[pairs, rules]``."""
         device = next(self.classifier.model.parameters()).device
         rows = self.classifier.rows(tokens, None, row_budget(tokens, token_budget))
         scores = parallel_scores(self.classifier, [r.to(device) for r in rows], len(tokens))
-        frequency = torch.tensor(self.settings.frequency, dtype=torch.float64)
-        prior = torch.logit(frequency, eps=1e-3).to(device, torch.float32)
-        return scores.reshape(len(tokens), len(prior)) + prior
+        return scores.reshape(known.shape) + known.to(device)
 
     def save(self, folder: Path) -> Path:
         """Write weights (safetensors), tokenizer and settings; the folder appears whole.
@@ -111,21 +125,35 @@ class RuleAdapter:
 
 
 def load_rule_adapter(
-    folder: Path, *, precision: Precision = "32", device: str | None = None
+    folder: Path,
+    rules: RuleSet,
+    embedder: Embedder,
+    *,
+    precision: Precision = "32",
+    device: str | None = None,
 ) -> RuleAdapter:
     """Load what :meth:`RuleAdapter.save` wrote.
 
     Args:
         folder: of the adapter.
+        rules: the rule set in use.
+        embedder: the sentence encoder that it was trained with.
         precision: 32, or bf16 for products in bfloat16.
         device: None takes a GPU where there is one.
 
     Raises:
-        UserError: there is no adapter, or its files do not belong together.
+        UserError: there is no adapter, its files do not belong together, or it was trained for
+            another rule set or with another encoder.
     """
     settings = read_settings(folder)
+    check_rules(settings, rules, folder)
+    if settings.encoder.hexdigest != embedder.fingerprint.hexdigest:
+        raise UserError(
+            f"rater.encoder: the Rule Adapter in {folder} was trained with another sentence "
+            "encoder; name that one, or train another adapter"
+        )
     classifier = load_sequence_classifier(
-        folder, precision=precision, seed=0, peft=_FROZEN, labels=len(settings.rule_ids)
+        folder, precision=precision, seed=0, peft=_FROZEN, labels=len(rules)
     )
     classifier.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return RuleAdapter(classifier, settings)
+    return RuleAdapter(classifier, settings, rules, embedder)

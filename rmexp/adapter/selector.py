@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from rmexp.fingerprint import Fingerprint, file_sha256, fingerprint
 from rmexp.labelling.critical import check_r_and_gamma
 from rmexp.labelling.selectors import SelectionContext
 from rmexp.preferences import Pair, pairs_fingerprint
+from rmexp.rating.rater import Embedder
 from rmexp.rules import RuleSet
 
 
@@ -29,6 +30,7 @@ class AdapterSelector:
         folder: of a saved adapter.
         rules: the rule set in use.
         r: critical rules per pair, which may differ from the adapter's own.
+        embedder: makes the sentence encoder that the adapter was trained with, when it is needed.
         cache_dir: keeps logits by content; None to keep none.
 
     Raises:
@@ -37,10 +39,18 @@ class AdapterSelector:
 
     needs_ratings: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, rules: RuleSet, r: int, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rules: RuleSet,
+        r: int,
+        embedder: Callable[[], Embedder],
+        cache_dir: Path | None = None,
+    ) -> None:
         check_r_and_gamma(r, 0.0, len(rules))
         check_rules(read_settings(folder), rules, folder)
-        self._folder, self._r, self._cache_dir = folder, r, cache_dir
+        self._folder, self._rules, self._r = folder, rules, r
+        self._embedder, self._cache_dir = embedder, cache_dir
         self._adapter = fingerprint(
             "adapter",
             weights=weights_fingerprint(folder),
@@ -69,7 +79,7 @@ class AdapterSelector:
 
         from rmexp.adapter.model import load_rule_adapter
 
-        logits = load_rule_adapter(self._folder).logits(pairs)
+        logits = load_rule_adapter(self._folder, self._rules, self._embedder()).logits(pairs)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")

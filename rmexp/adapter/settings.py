@@ -32,6 +32,9 @@ class AdapterSettings:
         rules: fingerprint of the rule set.
         rater: fingerprint of the rater whose ratings made the targets, as text.
         frequency: float ``[rules]``, share of training pairs in which each rule was critical.
+        offsets: float ``[rules]``, what is added to the network's logits.
+        relevance_weight: by which a rule's embedding relevance to the prompt is added besides.
+        encoder: fingerprint of the sentence encoder that gives this relevance.
         prompts: 16 digits for each distinct training prompt, sorted.
     """
 
@@ -44,6 +47,9 @@ class AdapterSettings:
     rules: Fingerprint
     rater: str
     frequency: tuple[float, ...]
+    offsets: tuple[float, ...]
+    relevance_weight: float
+    encoder: Fingerprint
     prompts: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
@@ -53,6 +59,7 @@ class AdapterSettings:
             **asdict(self),
             "gamma": "inf" if math.isinf(self.gamma) else self.gamma,
             "rules": self.rules.to_plain(),
+            "encoder": self.encoder.to_plain(),
         }
         (folder / SETTINGS_FILE).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
@@ -86,6 +93,8 @@ def read_settings(folder: Path) -> AdapterSettings:
                 "rule_ids": tuple(plain["rule_ids"]),
                 "rules": Fingerprint.from_plain(plain["rules"]),
                 "frequency": tuple(plain["frequency"]),
+                "offsets": tuple(plain["offsets"]),
+                "encoder": Fingerprint.from_plain(plain["encoder"]),
                 "prompts": tuple(plain["prompts"]),
             }
         )

@@ -19,11 +19,14 @@ from rmexp.backbone.sources import resolve_model
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.preferences import Pair
+from rmexp.rating.rater import Embedder
+from rmexp.rating.relevance import prompt_relevance
 from rmexp.rules import RuleSet
 
 Report = Callable[[int, dict[str, float]], None]
 
 _TOKEN_BUDGET = 2048
+_HOLD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def train_rule_adapter(
     model: str,
     gamma: float,
     rater: Fingerprint,
+    embedder: Embedder,
     cache_dir: Path,
     report: Report | None = None,
 ) -> RuleAdapter:
@@ -77,6 +81,7 @@ def train_rule_adapter(
         model: the backbone, by the names that a reward model takes.
         gamma: that S was chosen with, for the record.
         rater: whose ratings S was chosen by, for the record.
+        embedder: sentence encoder; a rule's relevance to the prompt helps to choose.
         cache_dir: where named models are converted to.
         report: called after each epoch with (epoch, {"loss"}).
 
@@ -100,6 +105,8 @@ def train_rule_adapter(
                 f"max_length: {options.max_length}, but {model} has positions for {longest} tokens"
             )
         classifier.model.to(options.device).train()
+        relevance = prompt_relevance([pair.prompt for pair in pairs], rules.rules, embedder)
+        offsets, weight = fit_known(targets, relevance)
         settings = AdapterSettings(
             base=model,
             max_length=options.max_length,
@@ -110,12 +117,49 @@ def train_rule_adapter(
             rules=rules.fingerprint,
             rater=str(rater),
             frequency=tuple(targets.mean(axis=0, dtype=np.float64).tolist()),
+            offsets=tuple(offsets.tolist()),
+            relevance_weight=weight,
+            encoder=embedder.fingerprint,
             prompts=tuple(sorted({prompt_digest(pair) for pair in pairs})),
         )
-        adapter = RuleAdapter(classifier, settings)
+        adapter = RuleAdapter(classifier, settings, rules, embedder)
         _fit(adapter, pairs, torch.from_numpy(targets).to(options.device), options, report)
         classifier.model.eval()
     return adapter
+
+
+def fit_known(
+    targets: NDArray[np.float32], relevance: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], float]:
+    """What frequency and relevance alone tell: logistic regression of z on rule and relevance.
+
+    A small penalty holds the offsets near the rules' log-odds, so that a rule that is never
+    critical stays finite.
+
+    Args:
+        targets: z, ``[pairs, rules]``.
+        relevance: ``[pairs, rules]`` in [0, 1].
+
+    Returns:
+        Offsets float64 ``[rules]``, and the weight of relevance.
+    """
+    z, rho = torch.from_numpy(targets).double(), torch.from_numpy(relevance).double()
+    odds = torch.logit(z.mean(dim=0), eps=1e-3)
+    offsets = odds.clone().requires_grad_()
+    weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([offsets, weight], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch.nn.functional.binary_cross_entropy_with_logits(offsets + weight * rho, z)
+        # Relevance moves all offsets alike; the rules' differences from their log-odds are held.
+        moved = offsets - odds
+        value = value + _HOLD * ((moved - moved.mean()).square().mean() + weight.square())
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return offsets.detach().numpy(), float(weight.detach())
 
 
 def _fit(
@@ -125,7 +169,7 @@ def _fit(
     options: AdapterTraining,
     report: Report | None,
 ) -> None:
-    tokens = adapter.tokens(pairs)
+    tokens, known = adapter.tokens(pairs), torch.from_numpy(adapter.known(pairs))
     trained = [p for p in adapter.classifier.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=0.0)
     steps = options.epochs * -(-len(pairs) // options.batch_pairs)
@@ -140,7 +184,7 @@ def _fit(
         total = 0.0
         for start in range(0, len(order), options.batch_pairs):
             batch = order[start : start + options.batch_pairs]
-            logits = adapter.run([tokens[i] for i in batch], _TOKEN_BUDGET)
+            logits = adapter.run([tokens[i] for i in batch], known[batch], _TOKEN_BUDGET)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[batch])
             if not torch.isfinite(loss):
                 raise UserError(

@@ -22,16 +22,23 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def parallel_scores(classifier: Classifier, rows: Sequence[Rows], count: int) -> torch.Tensor:
+def parallel_scores(
+    classifier: Classifier,
+    rows: Sequence[Rows],
+    count: int,
+    progress: Callable[[int], None] = lambda scored: None,
+) -> torch.Tensor:
     """Scores of all sequences in the asked order: float32 ``[count]``.
 
     On a CPU with several threads the rectangles run side by side, forward and backward. Gradients
     are summed in the rectangles' order, so the same thread count gives the same bits.
+
+    ``progress`` is called with the sequences scored so far, where no gradients are asked for.
     """
     device = rows[0].input_ids.device
     threads = torch.get_num_threads()
     if device.type != "cpu" or classifier.sharded or threads == 1 or len(rows) == 1:
-        scores = [classifier.scores(r) for r in rows]
+        scores = _gathered(map(classifier.scores, rows), progress)
         return in_asked_order(rows, scores, count)
     if torch.is_grad_enabled():
         trained = [p for p in classifier.model.parameters() if p.requires_grad]
@@ -42,7 +49,19 @@ def parallel_scores(classifier: Classifier, rows: Sequence[Rows], count: int) ->
         with torch.inference_mode():
             return classifier.scores(r)
 
-    return in_asked_order(rows, list(side_by_side(run, rows, threads)), count)
+    return in_asked_order(rows, _gathered(side_by_side(run, rows, threads), progress), count)
+
+
+def _gathered(
+    scores: Iterable[torch.Tensor], progress: Callable[[int], None]
+) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    scored = 0
+    for of_row in scores:
+        found.append(of_row)
+        scored += len(of_row)
+        progress(scored)
+    return found
 
 
 def row_budget(tokens: Sequence[Tokens], token_budget: int) -> int:

@@ -31,11 +31,12 @@ usage: rmexp COMMAND ...
   rules      what is wrong with a rule set              rmexp rules audit rules=core20
   rater      teach a rater, or check one                rmexp rater check labels=FILE
   adapter    choose rules before rating                 rmexp adapter train out=FOLDER
+  prepare    gather what a machine offline needs        rmexp prepare FOLDER [KEY=VALUE ...]
   ratings    the rating store                           rmexp ratings stats
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep, evaluate, compare, rate, label, rules, rater and adapter take Hydra overrides and
-flags: KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options: rmexp COMMAND --help.
+train, sweep, prepare, evaluate, compare, rate, label, rules, rater and adapter take Hydra overrides
+and flags: KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options: COMMAND --help.
 """
 
 
@@ -81,6 +82,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "rules": raters.rules,
     "rater": raters.rater,
     "adapter": adapters.adapter,
+    "prepare": models.prepare,
     "ratings": raters.ratings,
     "best": studies.best,
     "rerun": studies.rerun,

@@ -13,15 +13,21 @@ from rmexp.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from rmexp.sweep.launch import SweepPlan
+
 
 def train(words: list[str]) -> None:
     """One trial, or with -m a study."""
+    from rmexp.sweep.hydra_sweeper import StudySweeper
+
+    StudySweeper.at_end = staticmethod(_log_study)
     run_composed("train", words, _train)
 
 
 def sweep(words: list[str]) -> None:
     """A study, by name or with ranges on the command line."""
-    run_composed("train", [*words, *([] if _asks_only(words) else ["--multirun"])], _train)
+    words = ["sweep.dry_run=true" if word == "--dry-run" else word for word in words]
+    train([*words, *([] if _asks_only(words) else ["--multirun"])])
 
 
 def evaluate(words: list[str]) -> None:
@@ -41,6 +47,40 @@ def compare(words: list[str]) -> None:
     run_composed("compare", words[len(models) :], lambda config: _compare(config, models))
 
 
+def prepare(words: list[str]) -> None:
+    """Gather what a machine without a network needs for a trial or a sweep."""
+    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+        raise UserError("prepare: use 'rmexp prepare FOLDER [KEY=VALUE ...]'")
+    folder, rest = Path(words[0]), words[1:]
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        raise UserError(f"prepare: takes KEY=VALUE only, as train and sweep do; drop {flags[0]}")
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    try:
+        parsed = [parser.parse_override(word) for word in rest]
+    except HydraException as error:
+        raise UserError(f"prepare: {' '.join(str(error).split())}") from error
+    swept = {o.key_or_group: o.input_line for o in parsed if o.is_sweep_override()}
+    fixed = [word for word, o in zip(rest, parsed, strict=True) if not o.is_sweep_override()]
+    run_composed("train", fixed, lambda config: _prepare(config, folder, rest, swept))
+
+
+def _prepare(config: DictConfig, folder: Path, words: list[str], swept: dict[str, str]) -> None:
+    from rmexp.sweep.launch import split_config
+    from rmexp.sweep.schema import StudyConfig
+    from rmexp.trial.prepare import prepare as gather
+    from rmexp.trial.schema import checked, trial_config
+
+    plain, rest = split_config(config)
+    space = checked(StudyConfig, rest).sweep.space
+    found = gather(trial_config(plain), folder, words, {**space, **swept})
+    print(*found.notes, sep="\n")
+    print(f"prepared: {folder}; copy it anywhere, with rmexp installed run there:\n{found.line}")
+
+
 def _train(config: DictConfig) -> None:
     from rmexp.sweep.launch import split_config
     from rmexp.sweep.schema import StudyConfig
@@ -53,11 +93,11 @@ def _train(config: DictConfig) -> None:
     check_before_anything_heavy(trial)
     directory = _fresh_run_directory(Path(study.output_dir))
 
+    from rmexp.cli.progress import Steps
     from rmexp.trial.run import run_trial
 
-    record = run_trial(
-        trial, directory=directory, progress=lambda step: print(f"{step} ...", file=sys.stderr)
-    )
+    with Steps() as steps:
+        record = run_trial(trial, directory=directory, progress=steps, advance=steps.advance)
     if record.state == "failed":
         where = f" (record: {directory})"
         if record.traceback:
@@ -69,13 +109,35 @@ def _train(config: DictConfig) -> None:
     print(f"model and record: {directory}")
 
 
+def _log_study(plan: SweepPlan) -> None:
+    """The study's own run at the tracker; what goes wrong there is no fault of the sweep."""
+    if plan.tracker.kind == "none":
+        return
+    from rmexp.sweep.study import load_study
+    from rmexp.views.controller_run import write_controller_run
+    from rmexp.views.study_view import view_study
+
+    study = load_study(plan.study.output_dir, plan.folder.name, plan.study.sweep.storage)
+    try:
+        write_controller_run(study, view_study(study, plan.folder), mode=plan.tracker.mode)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        print(f"rmexp: the study's run was not logged to W&B: {text}", file=sys.stderr)
+
+
 def _evaluate(config: DictConfig) -> None:
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.evaluate import EvaluateConfig
     from rmexp.trial.evaluate import evaluate as run_evaluation
     from rmexp.trial.schema import checked
 
-    result, written = run_evaluation(checked(EvaluateConfig, plain_config(config)))
+    options = checked(EvaluateConfig, plain_config(config))
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        steps("evaluate")
+        result, written = run_evaluation(options, steps.advance)
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import figures_table, heading, other_metrics
@@ -97,7 +159,11 @@ def _compare(config: DictConfig, models: list[str]) -> None:
     plain = plain_config(config)
     found = [_trial_folder(model, plain) for model in models]
     options = checked(CompareConfig, {**plain, "models": found, "names": models})
-    comparison = compare_models(options)
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        comparison = compare_models(options, steps.advance_in)
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmexp.cli.composed import run_composed
 from rmexp.errors import UserError
+
+_SHOWN_UNRATED = 10
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def rate(words: list[str]) -> None:
     """Fill the rating store, so that trials rate nothing."""
-    run_composed("rate", words, _rate)
+    run_composed("rate", ["dry_run=true" if w == "--dry-run" else w for w in words], _rate)
 
 
 def label(words: list[str]) -> None:
@@ -121,17 +122,31 @@ def _audit(config: DictConfig) -> None:
 
 def _rate(config: DictConfig) -> None:
     from rmexp.sweep.launch import plain_config
-    from rmexp.trial.ratings import RateConfig, fill_store
+    from rmexp.trial.ratings import RateConfig, dry_run, fill_store
     from rmexp.trial.schema import checked
 
     options = checked(RateConfig, plain_config(config))
-    report, rated = fill_store(options, _say_progress)
-    print(report)
-    print(f"rated {rated.rated}, reused {rated.reused}, could not be rated {rated.failed}")
+    if options.dry_run:
+        print(dry_run(options))
+        return
 
+    from rmexp.cli.progress import Steps
 
-def _say_progress(done: int, wanted: int) -> None:
-    print(f"rated {done} of {wanted}", file=sys.stderr, flush=True)
+    with Steps() as steps:
+        steps("rate")
+        filled = fill_store(options, steps.advance)
+    print(filled.read)
+    ratings = filled.ratings
+    print(f"rated {ratings.rated}, reused {ratings.reused}, could not be rated {ratings.failed}")
+    if filled.report is not None:
+        print(filled.report)
+    for row in filled.unrated[:_SHOWN_UNRATED]:
+        print("not rated: pair {pair}, response {response}, rule {rule}: {reason}".format(**row))
+    if options.unrated is not None:
+        print(f"all {len(filled.unrated)} that could not be rated: {options.unrated}")
+    elif len(filled.unrated) > _SHOWN_UNRATED:
+        rest = len(filled.unrated) - _SHOWN_UNRATED
+        print(f"and {rest} more (unrated=FILE writes them all); the same command asks again")
 
 
 def _rater_fit(config: DictConfig) -> None:

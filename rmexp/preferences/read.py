@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from rmexp.preferences.rows import ColumnMap, RowError, pair_from_row
 
 STARTER = Path(__file__).parent / "starter"
 OnInvalid = Literal["error", "drop"]
+# Environment: a folder of rows of hub data sets.
+HUB_ROWS = "RMEXP_HUB_ROWS"
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,54 @@ def hub_rows(
 ) -> Iterator[tuple[str, Any]]:
     """Yield ``(place, object)`` for each row of a data set of the hub.
 
+    Where the environment names a folder by ``RMEXP_HUB_ROWS``, rows are read from there, and kept
+    there when they come from the hub: so a machine without a network reads what another has read.
+
     Raises:
         UserError: where the data set cannot be loaded.
     """
+    folder = os.environ.get(HUB_ROWS)
+    kept = None
+    if folder:
+        asked = fingerprint("hub_rows", name=name, config=config_name, folder=data_dir, split=split)
+        kept = Path(folder) / f"{name.replace('/', '--')}-{asked.short}.jsonl"
+    if kept is not None and kept.is_file():
+        rows: Iterable[Any] = (row for _, row in json_rows(kept))
+    else:
+        rows = _loaded_rows(name, split, config_name, data_dir)
+        if kept is not None:
+            rows = list(rows)
+            _keep_rows(rows, kept)
+    return ((f"{name}[{split}]:{n}", row) for n, row in enumerate(rows))
+
+
+def _loaded_rows(
+    name: str, split: str, config_name: str | None, data_dir: str | None
+) -> Iterable[Any]:
     import datasets
 
     try:
-        table = datasets.load_dataset(name, config_name, data_dir=data_dir, split=split)
+        table: Iterable[Any] = datasets.load_dataset(
+            name, config_name, data_dir=data_dir, split=split
+        )
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"data.name: cannot load '{name}' split '{split}': {reason}; without a network give "
             "data.path to local files instead"
         ) from error
-    return ((f"{name}[{split}]:{n}", row) for n, row in enumerate(table))
+    return table
+
+
+def _keep_rows(rows: Iterable[Any], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{HUB_ROWS}: cannot write {path}: {error.strerror}") from error
 
 
 def _collect(

@@ -96,6 +96,24 @@ def store_stats(store: RatingStore) -> StoreStats:
     return StoreStats(store.path, sum(f.stat().st_size for f in files), tuple(stats))
 
 
+def copy_store(store: RatingStore, directory: Path) -> str:
+    """Copy a whole store, consistent whoever is writing to it.
+
+    Args:
+        store: what is copied.
+        directory: of the copy, which must hold no store yet.
+
+    Returns:
+        What was copied, for people.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    store.copy_to(directory / store.path.name)
+    with RatingStore(directory) as copy:
+        stats = store_stats(copy)
+    raters = ", ".join(f"{held.rater.kind} {held.ratings}" for held in stats.raters)
+    return raters or "none"
+
+
 def export_ratings(store: RatingStore, path: Path) -> int:
     """Write all ratings to one Parquet file, to be imported into another store.
 

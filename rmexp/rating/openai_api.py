@@ -1,8 +1,8 @@
 """The openai rater: any OpenAI-compatible endpoint, asked through the official client.
 
 One rule a request: the odds of Yes, No and Irrelevant are read from the log probabilities of the
-first token, or, where the endpoint gives none, the answer's word counts as certain. Several rules a
-request cost less and give words only.
+first token, or, where the endpoint ignores the wish for them, the answer's word counts as certain.
+Several rules a request, or ``probabilities=False``, give words only.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class OpenAIRater:
         model: name at the endpoint.
         base_url: None for OpenAI's own; a local server needs no key.
         concurrency: requests in flight.
+        probabilities: ask for log probabilities; False for endpoints that refuse the question.
         rules_per_request: 1, or more for cheaper answers without probabilities; the rules of one
             request may then influence each other.
         max_cost: no request is sent that could bring the cost above this many dollars.
@@ -82,8 +83,11 @@ class OpenAIRater:
         first_pause: seconds before the first retry; doubled for each further one.
 
     Raises:
-        UserError: no client installed, no key, or ``max_cost`` without a price.
+        UserError: no client installed, or ``max_cost`` without a price.
     """
+
+    # Responses committed to the store at a time: what a kill may lose has been paid for.
+    batch_items = 8
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class OpenAIRater:
         *,
         base_url: str | None = None,
         concurrency: int = 16,
+        probabilities: bool = True,
         rules_per_request: int = 1,
         max_cost: float | None = None,
         price: Price | None = None,
@@ -105,11 +110,10 @@ class OpenAIRater:
         except ImportError as error:
             raise UserError("rater=openai needs the openai client: pip install openai") from error
         self._openai = openai
-        if not os.environ.get(KEY_VARIABLE) and base_url is None:
-            raise UserError(f"rater=openai: set the environment variable {KEY_VARIABLE}")
         self._model, self._base_url, self._timeout = model, base_url, timeout
         self._concurrency, self._attempts = concurrency, attempts
         self._rules_per_request, self._first_pause = rules_per_request, first_pause
+        self._probabilities = probabilities and rules_per_request == 1
         self._max_cost, self._price = max_cost, price
         self._reserved = 0.0
         self._resume_at = 0.0
@@ -119,6 +123,7 @@ class OpenAIRater:
             model=model,
             base_url=base_url,
             rules_per_request=rules_per_request,
+            probabilities=self._probabilities,
             question=question_text((), "", Rule("", "", "")) + list_text((), "", ()),
         )
 
@@ -145,8 +150,10 @@ class OpenAIRater:
         """Rate items by rules; see :class:`rmexp.rating.rater.Rater`.
 
         Raises:
-            UserError: the endpoint knows neither the key nor the model.
+            UserError: there is no key, or the endpoint knows neither the key nor the model, or
+                refuses to give log probabilities.
         """
+        check_key(self._base_url)
         weights = np.full((len(items), len(rules), 3), np.nan)
         asks = deque(self._asks(items, rules, wanted))
         _run(self._ask_all(asks, items, rules, weights))
@@ -188,11 +195,15 @@ class OpenAIRater:
         rules: Sequence[Rule],
         weights: NDArray[np.float64],
     ) -> None:
+        def give_up(ask: _Ask, columns: tuple[int, ...], reason: str) -> None:
+            self.report.give_up(items[ask.row], [rules[j].id for j in columns], reason)
+
         async def work() -> None:
             while asks:
                 ask = asks.popleft()
-                completion = await self._request(client, ask)
+                completion, reason = await self._request(client, ask)
                 if completion is None:
+                    give_up(ask, ask.columns, reason)
                     continue
                 unread = self._read(completion, ask, weights)
                 if unread and ask.unreadable + 1 < _UNREADABLE_ATTEMPTS:
@@ -201,7 +212,7 @@ class OpenAIRater:
                         self._ask(items[ask.row], ask.row, unread, rules, ask.unreadable + 1)
                     )
                 elif unread:
-                    self.report.unrated["neither Yes, No nor Irrelevant"] += len(unread)
+                    give_up(ask, unread, "neither Yes, No nor Irrelevant")
 
         async with self._openai.AsyncOpenAI(
             # Local servers ask for none, but the client insists on one.
@@ -218,8 +229,8 @@ class OpenAIRater:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _request(self, client: Any, ask: _Ask) -> Any:
-        """The completion, or None where it cannot be had; the reason is in the report."""
+    async def _request(self, client: Any, ask: _Ask) -> tuple[Any, str]:
+        """The completion, or None and the reason why it cannot be had."""
         reason = ""
         for attempt in range(self._attempts):
             if attempt:
@@ -235,7 +246,7 @@ class OpenAIRater:
                 completion = await client.chat.completions.create(**self._arguments(ask))
                 if not is_malformed(completion):
                     self._book(completion, ask)
-                    return completion
+                    return completion, ""
                 reason = "malformed body"
             except self._openai.APIStatusError as error:
                 reason = f"status {error.status_code}"
@@ -258,8 +269,7 @@ class OpenAIRater:
                 break
             if attempt + 1 < self._attempts:
                 await asyncio.sleep((wait or 0.0) + self._pause(attempt))
-        self.report.unrated[reason] += len(ask.columns)
-        return None
+        return None, reason
 
     def _arguments(self, ask: _Ask) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -268,7 +278,7 @@ class OpenAIRater:
             "temperature": 0,
             "max_tokens": ask.output_tokens,
         }
-        if self._rules_per_request == 1:
+        if self._probabilities:
             arguments |= {"logprobs": True, "top_logprobs": 20}
         return arguments
 
@@ -276,7 +286,10 @@ class OpenAIRater:
         """Enter the answers; returns the columns that could not be read."""
         choice = completion.choices[0]
         if self._rules_per_request == 1:
-            answer = answer_weights(choice) or word_weights(choice.message.content or "")
+            answer = answer_weights(choice) if self._probabilities else None
+            if answer is None:
+                answer = word_weights(choice.message.content or "")
+                self.report.words += answer is not None
             answers = [answer]
         else:
             answers = listed_answers(choice.message.content or "", len(ask.columns))
@@ -320,6 +333,12 @@ class OpenAIRater:
                 f"rater.model: the endpoint does not know '{self._model}' (404): "
                 "check rater.model and rater.base_url"
             ) from error
+        refused = error.status_code in (400, 422) and "logprobs" in error.response.text
+        if self._probabilities and refused:
+            raise UserError(
+                f"rater=openai: the endpoint gives no log probabilities ({error.status_code}): "
+                "set rater.probabilities=false to rate by the answer's word"
+            ) from error
 
     def _pause(self, attempt: int) -> float:
         """Full jitter over a doubling span."""
@@ -333,6 +352,12 @@ class OpenAIRater:
         while (left := self._resume_at - asyncio.get_running_loop().time()) > 0:
             # Not all at once when the pause is over.
             await asyncio.sleep(left + random.uniform(0, self._first_pause))
+
+
+def check_key(base_url: str | None) -> None:
+    """UserError where there is no key; a local server needs none."""
+    if not os.environ.get(KEY_VARIABLE) and base_url is None:
+        raise UserError(f"rater=openai: set the environment variable {KEY_VARIABLE}")
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -23,6 +23,7 @@ from rmexp.rules import RuleSet
 
 OnMissing = Literal["rate", "error"]
 Progress = Callable[[int, int], None]
+_BATCH_ITEMS = 64
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def rate_pairs(
     wanted: NDArray[np.bool_] | None = None,
     embedder: Embedder | None = None,
     relevance: bool = True,
-    batch_items: int = 64,
+    batch_items: int | None = None,
     progress: Progress | None = None,
 ) -> PairRatings:
     """Rate both responses of each pair by each rule, paying only for what the store lacks.
@@ -77,7 +78,8 @@ def rate_pairs(
         embedder: gives relevance where the rater measures none; without it the rater's own
             attribute ``embedder``.
         relevance: whether relevance is asked for; without it only what was rated is filled.
-        batch_items: responses rated, and committed, at a time.
+        batch_items: responses rated, and committed, at a time; None for the rater's own
+            attribute ``batch_items``, else 64.
         progress: called with (ratings done, ratings wanted).
 
     Raises:
@@ -108,6 +110,8 @@ def rate_pairs(
                 f"{store.path}: {found.missing} of {found.total} ratings are missing: run "
                 "'rmexp rate' with the same settings, or set rating.on_missing=rate"
             )
+        if batch_items is None:
+            batch_items = int(getattr(rater, "batch_items", _BATCH_ITEMS))
         found.rate_missing(batch_items, progress)
     arrays = {
         "psi_a": found.psi[found.side_a],
@@ -125,6 +129,18 @@ def rate_pairs(
         reused=reused,
         failed=found.missing,
     )
+
+
+def missing_ratings(
+    pairs: Sequence[Pair],
+    rules: RuleSet,
+    rater: Rater,
+    store: RatingStore,
+    wanted: NDArray[np.bool_] | None = None,
+) -> tuple[list[Item], NDArray[np.bool_]]:
+    """What :func:`rate_pairs` would ask of the rater: items and the entries ``[items, rules]``."""
+    found = _Ratings(pairs, rules, rater, store, wanted)
+    return found.lacking()
 
 
 class _Ratings:
@@ -165,11 +181,19 @@ class _Ratings:
         """Wanted entries without a rating."""
         return int((self._wanted & np.isnan(self.psi)).sum())
 
+    def lacking(self) -> tuple[list[Item], NDArray[np.bool_]]:
+        """The items that lack a rating, and which."""
+        lacking = self._wanted & np.isnan(self.psi)
+        rows = np.flatnonzero(lacking.any(axis=1))
+        return [self._items[row] for row in rows], lacking[rows]
+
     def rate_missing(self, batch_items: int, progress: Progress | None) -> None:
         """Rate what nobody else is rating, and take from the store what others rated."""
         lacking = (self._wanted & np.isnan(self.psi)).sum(axis=1)
         done = self.total - int(lacking.sum())
         pending = deque(np.flatnonzero(lacking).tolist())
+        if progress is not None:
+            progress(done, self.total)
         with claiming(self._store.directory) as claims:
             while pending:
                 batch: list[int] = []

@@ -233,6 +233,17 @@ class RatingStore:
                 self._open().execute("VACUUM")
         return deleted
 
+    def copy_to(self, path: Path) -> None:
+        """Copy the file as it stands, whoever is writing to it."""
+        try:
+            target = sqlite3.connect(path)
+            try:
+                self._open().backup(target)
+            finally:
+                target.close()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path}: cannot be copied to {path}: {error}") from error
+
     def close(self) -> None:
         """Close the file; the store opens it again when used again."""
         if self._connection is not None and self._pid == os.getpid():

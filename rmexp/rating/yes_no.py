@@ -35,6 +35,9 @@ LIST_INSTRUCTIONS = (
 _CONVERSATION = "Conversation:\n"
 _RESPONSE = "\n\nResponse:\n"
 _RULE = "\n\nRule: "
+# Small models forget the instructions on the way; where only the answer's word can be read, not
+# the odds of all three, that would lose the rating.
+_CUE = "\n\nAnswer (one word, Yes, No or Irrelevant):"
 _MARK = "@@rmexp-question@@"
 # Llama 3.2's template prints today's date unless told one: texts must not change overnight.
 _TEMPLATE_DATE = "26 Jul 2024"
@@ -59,7 +62,7 @@ def question_text(prompt: Prompt, response: str, rule: Rule) -> str:
     """The whole question as one user message, for endpoints that take messages."""
     return (
         f"{INSTRUCTIONS}{_CONVERSATION}{prompt_text(prompt)}{_RESPONSE}{response}"
-        f"{_RULE}{rule.sentence}"
+        f"{_RULE}{rule.sentence}{_CUE}"
     )
 
 

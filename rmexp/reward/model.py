@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class RewardModel:
         template: how texts become tokens.
         base: name or path of the model that training started from.
         token_budget: tokens in one forward pass.
+        progress: called with (texts scored, texts to score) while :meth:`score` runs.
     """
 
     classifier: Classifier
     template: TextTemplate
     base: str = ""
     token_budget: int = 4096
+    progress: Callable[[int, int], None] | None = None
 
     def score(
         self, prompts: Sequence[Prompt | str], responses: Sequence[str]
@@ -81,7 +83,10 @@ class RewardModel:
             budget = row_budget(tokens, self.token_budget)
             rows = self.classifier.rows(tokens, list(families.values()), budget)
             rows = [r.to(device) for r in rows]
-            scores = parallel_scores(self.classifier, rows, len(tokens))
+            tell = self.progress or (lambda done, total: None)
+            scores = parallel_scores(
+                self.classifier, rows, len(tokens), lambda done: tell(done, len(tokens))
+            )
         self.classifier.model.train(was_training)
         by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
         result = np.array([by_key[key] for key in keys], dtype=np.float64)

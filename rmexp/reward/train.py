@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
 from rmexp.reward.module import Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
+from rmexp.reward.progress import StepProgress
 from rmexp.reward.ranks import SameRun, rank_environment
 
 
@@ -91,6 +92,7 @@ def train_reward_model(
     resume: bool = False,
     checkpoint_steps: int = 0,
     save: bool = True,
+    progress: Callable[[int, int], None] | None = None,
     resolved: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     """Train by the Bradley-Terry loss and save the result.
@@ -135,6 +137,7 @@ def train_reward_model(
         save: whether to write the model.
         resolved: the whole config, where this is part of a trial; with several ranks each proves
             before fit that it holds the same one, and the same options and pairs.
+        progress: called after each optimiser step with (steps done, all steps), on rank 0.
 
     Raises:
         DifferentRuns: it does not.
@@ -176,13 +179,14 @@ def train_reward_model(
             shuffle=shuffle,
             seed=seed,
         )
+        steps = epochs * -(-len(data.pairs) // batch_pairs)
         module = RewardModule(
             classifier,
             ids=data.pairs.ids,
             validation_ids=checked.pairs.ids if checked else (),
             loss=loss,
             optimiser=optimiser,
-            steps=epochs * -(-len(data.pairs) // batch_pairs),
+            steps=steps,
             report=report,
         )
         checkpoint = last_checkpoint(checkpoints) if resume else None
@@ -205,6 +209,11 @@ def train_reward_model(
             validation=[] if checked is None else checked.pairs.ids,
             resumed=checkpoint is not None,
         )
+        callbacks: list[pl.Callback] = [SameRun(run)]
+        if checkpoint_steps:
+            callbacks.append(KeepLast(checkpoints, checkpoint_steps))
+        if progress is not None:
+            callbacks.append(StepProgress(steps, progress))
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -216,10 +225,7 @@ def train_reward_model(
             default_root_dir=directory,
             deterministic="warn" if deterministic and accelerator != "cpu" else None,
             plugins=[environment],
-            callbacks=[
-                SameRun(run),
-                *([KeepLast(checkpoints, checkpoint_steps)] if checkpoint_steps else []),
-            ],
+            callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

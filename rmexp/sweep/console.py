@@ -75,7 +75,7 @@ class ProgressLines:
             + (
                 ""
                 if progress.seconds_left is None
-                else f", about {_span(progress.seconds_left)} left"
+                else f", about {span(progress.seconds_left)} left"
             )
         )
         if self._bar is None:
@@ -149,7 +149,7 @@ def _expected_time(plan: SweepPlan) -> str:
     left = max(0, sweep.trials - len(done))
     mean = sum(times) / len(times)
     return (
-        f"expected time: about {_span(left * mean / slots)} for {left} trials "
+        f"expected time: about {span(left * mean / slots)} for {left} trials "
         f"({mean:.0f} s a trial over {len(times)} so far, {slots} at once)"
     )
 
@@ -175,6 +175,8 @@ def print_end(plan: SweepPlan) -> None:
 
 def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
     """One row a trial."""
+    from rmexp.sweep.ledger import state_of
+
     table = Table("trial", "state", "objective", *keys, "agreement", "rated", "seconds")
     for trial in trials:
         # Points of other studies and withdrawn claims are no trials of this one.
@@ -185,7 +187,7 @@ def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
         agreement = metrics.get("labels/agreement_with_human")
         table.add_row(
             str(trial.number),
-            trial.state.name.lower(),
+            state_of(trial),
             ", ".join(f"{value:.4f}" for value in trial.values or ()),
             *[_short(trial.params.get(k, "")) for k in keys],
             "" if agreement is None else f"{agreement:.3f}",
@@ -294,7 +296,8 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time for people: ``2 h 5 min``, ``3 min 10 s``, ``40 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

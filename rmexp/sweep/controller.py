@@ -23,6 +23,7 @@ from rmexp.sweep.ledger import (
     ATTEMPT,
     CONTROLLER,
     DIRECTORY,
+    INTERRUPTED,
     POINT,
     RETRY_OF,
     Ledger,
@@ -38,6 +39,7 @@ from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
+_DEAD_CONTROLLER = Failure("lost_worker", "interrupted: its controller ended")
 ConfigFor = Callable[[dict[str, Any]], TrialConfig]
 
 
@@ -90,6 +92,7 @@ class Controller:
         executor: runs the trials.
         guarded: whether trials have guards (``evaluation.guards``).
         on_progress: told after each event.
+        on_lost: told each trial that ended without a record, and why.
     """
 
     study: optuna.Study
@@ -100,6 +103,7 @@ class Controller:
     executor: Executor
     guarded: bool = False
     on_progress: Callable[[Progress], None] = lambda progress: None
+    on_lost: Callable[[TrialJob, str], None] = lambda job, reason: None
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _waiting: dict[int, Trial] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
@@ -135,7 +139,11 @@ class Controller:
                     guarded=self.guarded,
                     objectives=len(self.config.directions),
                 )
-                self._loop()
+                try:
+                    self._loop()
+                except (KeyboardInterrupt, UserError):
+                    self._interrupt()
+                    raise
         finally:
             self.executor.close()
 
@@ -160,6 +168,16 @@ class Controller:
                 time.sleep(min(1.0, self.config.lease / BEATS_PER_LEASE))
                 self._ledger.refresh()
 
+    def _interrupt(self) -> None:
+        """Stop our trials and give their points back: the next run begins with them."""
+        self.executor.close()
+        self._ledger.refresh()
+        for trial in self._waiting.values():
+            self._claims.withdraw(trial)
+        for number, trial in list(self._ledger.running.items()):
+            if number in self._jobs:
+                self._take_up(trial, Failure(INTERRUPTED, "the sweep was stopped"))
+
     def _look_around(self) -> None:
         """Fail the trials of dead controllers; now and then, as each look asks the storage."""
         if time.monotonic() - self._looked < self.config.lease / BEATS_PER_LEASE:
@@ -180,8 +198,12 @@ class Controller:
                 job.stopped = Failure("lost_worker", "given up by another controller")
                 self.executor.cancel(number)
 
-    def _take_up(self, orphan: FrozenTrial) -> None:
-        """End a dead controller's trial: by its record if it had finished, else as lost."""
+    def _take_up(
+        self,
+        orphan: FrozenTrial,
+        failure: Failure = _DEAD_CONTROLLER,
+    ) -> None:
+        """End a trial that nobody runs: by its record if it had finished, else as failed."""
         number = orphan.number
         trial = Trial(self.study, orphan._trial_id)
         try:
@@ -192,13 +214,21 @@ class Controller:
             if self._tell(trial, record):
                 self._say(f"trial {number} had finished ({record.state})")
             return
-        failure = Failure("lost_worker", "interrupted: its controller ended")
         if record is not None and record.state == "failed":
             failure = Failure.of_record(record)
         if self._claims.fail(trial, failure, self._retries(failure)):
             # On a cluster it may run on without its controller.
             give_up(self.folder.trial(number))
+            if record is None and DIRECTORY in orphan.user_attrs:
+                self._tell_lost(trial, failure)
             self._say(f"trial {number} was interrupted: {self._then(number)}")
+
+    def _tell_lost(self, trial: Trial, failure: Failure) -> None:
+        try:
+            config = self.config_for(self.space.values(trial.params))
+        except (KeyError, UserError):
+            return  # Its dead controller searched another space; the storage has the reason.
+        self.on_lost(self._job(trial, config), failure.reason)
 
     def _fill_slots(self) -> None:
         self._place_waiting()
@@ -259,16 +289,20 @@ class Controller:
             config = config.model_copy(
                 update={"trainer": config.trainer.model_copy(update=threads)}
             )
-        directory = self.folder.trial(number)
-        if not self._claims.note(trial, {DIRECTORY: str(directory.relative_to(self.folder.root))}):
+        job = self._job(trial, config)
+        directory = str(job.directory.relative_to(self.folder.root))
+        if not self._claims.note(trial, {DIRECTORY: directory}):
             self._ledger.refresh()
             return
-        attempt = trial.user_attrs.get(ATTEMPT, 0)
-        identity = TrialIdentity(self.study.study_name, number, attempt)
         self._jobs[number] = _Job(trial, time.monotonic())
-        job = TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
         self.executor.submit(job)
         self._say(f"trial {number} started: {_params(trial.params)}")
+
+    def _job(self, trial: Trial, config: TrialConfig) -> TrialJob:
+        attempt = trial.user_attrs.get(ATTEMPT, 0)
+        identity = TrialIdentity(self.study.study_name, trial.number, attempt)
+        directory = self.folder.trial(trial.number)
+        return TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
 
     def _resume_from(self, trial: Trial) -> Path | None:
         old = trial.user_attrs.get(RETRY_OF)
@@ -303,7 +337,7 @@ class Controller:
         if failure is None and ended.lost:
             failure = Failure("lost_worker", ended.lost)
         if failure is not None:
-            self._fail(job.trial, failure)
+            self._fail(job.trial, failure, ended.job if ended.lost else None)
             return
         record = TrialRecord.read(ended.job.directory)
         if record.state == "failed":
@@ -331,11 +365,13 @@ class Controller:
         self._ledger.refresh()
         return told
 
-    def _fail(self, trial: Trial, failure: Failure) -> None:
+    def _fail(self, trial: Trial, failure: Failure, lost: TrialJob | None = None) -> None:
         number = trial.number
         if not self._claims.fail(trial, failure, self._retries(failure)):
             self._say(f"trial {number} had been given up: its result does not count")
             return
+        if lost is not None:
+            self.on_lost(lost, failure.reason)
         self._ledger.refresh()
         self._say(f"trial {number} failed: {failure.reason}; {self._then(number)}")
         if self._ledger.is_owed(number):
@@ -348,6 +384,8 @@ class Controller:
             )
 
     def _retries(self, failure: Failure) -> int:
+        if failure.kind == INTERRUPTED:
+            return 0  # runs again whatever was retried before
         return self.config.retry.get(failure.kind, 0)
 
     def _then(self, number: int) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,11 +19,23 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from rmexp.errors import UserError
+
+if TYPE_CHECKING:
+    from rmexp.sweep.launch import SweepPlan
+
 _MODULE = "hydra_plugins.rmexp"
 
 
 class StudySweeper(Sweeper):
-    """Takes the multirun command line and runs it as a study."""
+    """Takes the multirun command line and runs it as a study.
+
+    Attributes:
+        at_end: called with the plan once the sweep has ended, also by too many failures; set by
+            the command line, for what lies above this room.
+    """
+
+    at_end: ClassVar[Callable[[SweepPlan], None]] = staticmethod(lambda plan: None)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -48,8 +60,13 @@ class StudySweeper(Sweeper):
         from rmexp.sweep.console import ProgressLines, print_end
         from rmexp.sweep.launch import run_sweep
 
-        with ProgressLines() as lines:
-            run_sweep(plan, lines)
+        try:
+            with ProgressLines() as lines:
+                run_sweep(plan, lines)
+        except UserError:
+            type(self).at_end(plan)
+            raise
+        type(self).at_end(plan)
         print_end(plan)
         return None
 

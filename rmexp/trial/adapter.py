@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rmexp.adapter.settings import AdapterSettings
-    from rmexp.labelling.selectors import Selector
     from rmexp.preferences import PreferenceData
     from rmexp.rules import RuleSet
     from rmexp.statistics import Interval
@@ -161,6 +160,7 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
     from rmexp.trial.labelled import part_of, rate
     from rmexp.trial.record import write_json
 
+    _check_device(config.device)
     rules = assembly.rule_set(config)
     data = assembly.read_pairs(config.data)
     pairs = part_of(data, config.data, "train")[: config.data.train_limit]
@@ -183,6 +183,7 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
         model=config.model.name,
         gamma=config.gamma,
         rater=rated.rater,
+        embedder=assembly.sentence_encoder(config.rater.encoder, Path(config.cache_dir)),
         cache_dir=Path(config.cache_dir),
         report=lambda epoch, losses: tracker.log(
             {f"train/{name}": loss for name, loss in losses.items()},
@@ -206,7 +207,6 @@ def _measure(
     rules: RuleSet,
 ) -> AdapterReport:
     from rmexp.adapter.quality import ADAPTER, baselines, selection_quality
-    from rmexp.adapter.selector import AdapterSelector
     from rmexp.labelling.selectors import SelectionContext
     from rmexp.statistics import bootstrap_mean, paired_difference
     from rmexp.trial import assembly
@@ -227,7 +227,7 @@ def _measure(
     )
     context = SelectionContext(pairs, ratings.psi_a, ratings.psi_b, ratings.relevance)
     critical = assembly.selector(config, rules).select(context)
-    selector: Selector = AdapterSelector(folder, rules, config.r, Path(config.cache_dir))
+    selector = assembly.adapter_selector(config, rules, folder)
     chosen: dict[str, NDArray[np.int64]] = {
         ADAPTER: selector.select(SelectionContext(pairs)),
         **baselines(settings.frequency, ratings, config.r),
@@ -257,6 +257,16 @@ def _measure(
             if who != ADAPTER
         },
     )
+
+
+def _check_device(name: str) -> None:
+    """Before anything is rated for a training that cannot run."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not there
+        raise UserError(f"device: '{name}' cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _run_info(config: AdapterConfig) -> Any:

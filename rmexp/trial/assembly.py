@@ -19,6 +19,7 @@ from rmexp.preferences import (
 )
 from rmexp.rules import RuleSet, load_rule_set
 from rmexp.tracking import NullTracker, RunInfo, Tracker
+from rmexp.trial.record import TrialIdentity
 from rmexp.trial.schema import (
     DataConfig,
     LabellingConfig,
@@ -30,6 +31,7 @@ from rmexp.trial.schema import (
 )
 
 if TYPE_CHECKING:
+    from rmexp.adapter.selector import AdapterSelector
     from rmexp.adapter.settings import AdapterSettings
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.evaluation.scorer import Scorer
@@ -91,8 +93,12 @@ def rule_set(config: LabellingConfig) -> RuleSet:
     return rules
 
 
-def check_before_anything_heavy(config: LabellingConfig) -> None:
+def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True) -> None:
     """Tell the mistakes that can be told without loading a model or reading all the data.
+
+    Args:
+        config: of a trial, or of another command that labels.
+        will_rate: whether the rater will be asked, and so must have its key.
 
     Raises:
         UserError: naming the key, file or folder.
@@ -114,6 +120,10 @@ def check_before_anything_heavy(config: LabellingConfig) -> None:
             if of.path is not None and not Path(of.path).exists():
                 raise UserError(f"evaluation.suites.{name}.path: no such file: {of.path}")
         check_model_name(config.model.name, "model.name")
+    if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
+        from rmexp.rating.openai_api import check_key
+
+        check_key(config.rater.base_url)
     cache = Path(config.cache_dir)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -186,10 +196,17 @@ def selector(config: LabellingConfig, rules: RuleSet) -> Selector:
     if options.strategy == "fixed":
         assert options.rules is not None
         return selectors.FixedSelector(tuple(rules.ids.index(i) for i in options.rules))
+    assert options.path is not None
+    return adapter_selector(config, rules, Path(options.path))
+
+
+def adapter_selector(config: LabellingConfig, rules: RuleSet, folder: Path) -> AdapterSelector:
+    """A Rule Adapter as a selector."""
     from rmexp.adapter.selector import AdapterSelector
 
-    assert options.path is not None
-    return AdapterSelector(Path(options.path), rules, config.r, Path(config.cache_dir))
+    cache = Path(config.cache_dir)
+    encoder = config.rater.encoder
+    return AdapterSelector(folder, rules, config.r, lambda: sentence_encoder(encoder, cache), cache)
 
 
 def adapter_settings(
@@ -222,6 +239,19 @@ def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
     from rmexp.tracking.wandb_run import WandbTracker
 
     return WandbTracker(info, project=config.project, entity=config.entity, mode=config.mode)
+
+
+def run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
+    """What identifies a trial's run at the tracker."""
+    number = "" if identity.number is None else f"-{identity.number:04d}"
+    return RunInfo(
+        id=identity.run_id or f"run-{directory.name}",
+        name=f"{identity.study or 'run'}{number}",
+        group=identity.study,
+        job_type=identity.job_type,
+        config=config.to_plain(),
+        directory=directory,
+    )
 
 
 def suite(config: SuiteConfig) -> EvaluationSet:
@@ -257,6 +287,9 @@ def _openai_rater(options: OpenAIConfig) -> Rater:
         options.model,
         base_url=options.base_url,
         concurrency=options.concurrency,
+        timeout=options.timeout,
+        attempts=options.attempts,
+        probabilities=options.probabilities,
         rules_per_request=options.rules_per_request,
         max_cost=options.max_cost,
         price=None if options.price is None else Price(**options.price.model_dump()),

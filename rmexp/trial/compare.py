@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,8 +70,14 @@ def model_of(name: str) -> str:
     return str(folder / MODEL)
 
 
-def compare_models(config: CompareConfig) -> Comparison:
+def compare_models(
+    config: CompareConfig, advance: Callable[[str, int, int], None] | None = None
+) -> Comparison:
     """Score the set with every model.
+
+    Args:
+        config: which set and models.
+        advance: called with (model's name, texts scored, texts to score).
 
     Raises:
         UserError: naming model, key, file or row.
@@ -85,7 +93,11 @@ def compare_models(config: CompareConfig) -> Comparison:
     from rmexp.evaluation.compare import compare
     from rmexp.trial.record import write_json
 
-    found = compare({n: scorer(m, config.cache_dir) for n, m in models.items()}, of)
+    scorers = {
+        name: scorer(model, config.cache_dir, advance and partial(advance, name))
+        for name, model in models.items()
+    }
+    found = compare(scorers, of)
     if config.out is not None:
         write_json(Path(config.out), found.to_plain())
     return found

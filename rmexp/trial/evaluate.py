@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,8 +68,14 @@ class EvaluateConfig(Section):
         }
 
 
-def evaluate(config: EvaluateConfig) -> tuple[SetResult, list[Path]]:
+def evaluate(
+    config: EvaluateConfig, advance: Callable[[int, int], None] | None = None
+) -> tuple[SetResult, list[Path]]:
     """Score a set and write what is asked for.
+
+    Args:
+        config: which set and model.
+        advance: called with (texts scored, texts to score).
 
     Returns:
         The result, and the files written.
@@ -78,7 +85,7 @@ def evaluate(config: EvaluateConfig) -> tuple[SetResult, list[Path]]:
     """
     check_out("out", config.out)
     of = evaluation_set(config.suite, config.data, config.part)
-    model = scorer(config.model, config.cache_dir)
+    model = scorer(config.model, config.cache_dir, advance)
 
     from rmexp.evaluation.sets import evaluate_set
     from rmexp.trial.record import write_json
@@ -110,8 +117,12 @@ def evaluation_set(suite: SuiteConfig, data: DataConfig, part: Any) -> Evaluatio
     return pairs_set(judged, f"{data.name or data.path or data.source}, part {part}")
 
 
-def scorer(config: EvaluatedModelConfig, cache_dir: str) -> Scorer:
-    """The model that a config names."""
+def scorer(
+    config: EvaluatedModelConfig,
+    cache_dir: str,
+    advance: Callable[[int, int], None] | None = None,
+) -> Scorer:
+    """The model that a config names; ours tells ``advance`` how far it is."""
     from rmexp.trial import assembly
 
     if config.target is not None:
@@ -120,7 +131,7 @@ def scorer(config: EvaluatedModelConfig, cache_dir: str) -> Scorer:
 
     from rmexp.reward.model import load_reward_model
 
-    return load_reward_model(
+    model = load_reward_model(
         config.path,
         template=config.template,
         max_length=config.max_length,
@@ -128,6 +139,8 @@ def scorer(config: EvaluatedModelConfig, cache_dir: str) -> Scorer:
         device=config.device,
         cache_dir=Path(cache_dir) if cache_dir else None,
     )
+    model.progress = advance
+    return model
 
 
 def check_out(key: str, out: str | None) -> None:

@@ -16,6 +16,7 @@ from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
 from rmexp.preferences import Pair, PreferenceData
 from rmexp.rating.pairs import PairRatings, rate_pairs
+from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
 from rmexp.rules import RuleSet
 from rmexp.trial import assembly
@@ -68,6 +69,29 @@ class LabelledPairs:
         known = (self.labels.preferred >= 0) & (human >= 0)
         return np.where(known, self.labels.preferred == human, np.nan)
 
+    def rule_statistics(self) -> list[tuple[str, int, float, float]]:
+        """One row a rule that is critical somewhere, the commonest first.
+
+        Returns:
+            Rule id; pairs in which it is critical; its mean discrepancy in them; share of those
+            with a label in which it speaks for the labelled side (0 where it never does).
+        """
+        ratings, critical = self.rated.ratings, self.critical
+        difference = np.take_along_axis(ratings.psi_a, critical, 1).astype(np.float64)
+        difference -= np.take_along_axis(ratings.psi_b, critical, 1)
+        labelled = self.labels.preferred >= 0
+        side = np.where(self.labels.preferred == 1, 1, -1)
+        with_label = (np.sign(difference) == side[:, None]) & labelled[:, None]
+        rows = []
+        for i, rule_id in enumerate(self.rated.rules.ids):
+            here = critical == i
+            pairs = int(here.sum())
+            if pairs:
+                mean = float(np.abs(difference[here]).mean() / 2)
+                share = with_label[here].sum() / max(int((here & labelled[:, None]).sum()), 1)
+                rows.append((rule_id, pairs, mean, float(share)))
+        return sorted(rows, key=lambda row: -row[1])
+
     def metrics(self) -> dict[str, float]:
         """Counts and shares, named as a trial records them."""
         kept = self.labels.kept
@@ -91,6 +115,24 @@ def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair,
     return chosen
 
 
+def chosen_before_rating(
+    config: LabellingConfig, pairs: Sequence[Pair], rules: RuleSet
+) -> NDArray[np.int64] | None:
+    """``[pairs, r]`` from a selector that needs no ratings; None where all rules are rated."""
+    selector = assembly.selector(config, rules)
+    if selector.needs_ratings:
+        return None
+    chosen = selector.select(SelectionContext(pairs))
+    return chosen if chosen.shape[1] < len(rules) else None
+
+
+def wanted_entries(chosen: NDArray[np.int64], rules: int) -> NDArray[np.bool_]:
+    """``[pairs, rules]``: true where a rule was chosen for a pair."""
+    wanted = np.zeros((len(chosen), rules), np.bool_)
+    np.put_along_axis(wanted, chosen, True, axis=1)
+    return wanted
+
+
 def rate(
     config: LabellingConfig,
     pairs: Sequence[Pair],
@@ -98,6 +140,7 @@ def rate(
     progress: Callable[[int, int], None] | None = None,
     *,
     every_rule: bool = False,
+    rater: Rater | None = None,
 ) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks.
 
@@ -109,15 +152,10 @@ def rate(
         rules: the rule set.
         progress: called with (ratings done, ratings wanted).
         every_rule: rate every rule, whatever the selector needs.
+        rater: None for the one that the config names.
     """
-    selector = assembly.selector(config, rules)
-    chosen = wanted = None
-    if not (selector.needs_ratings or every_rule):
-        first = selector.select(SelectionContext(pairs))
-        if first.shape[1] < len(rules):
-            chosen, wanted = first, np.zeros((len(pairs), len(rules)), np.bool_)
-            np.put_along_axis(wanted, chosen, True, axis=1)
-    rater = assembly.rater(config, rules)
+    chosen = None if every_rule else chosen_before_rating(config, pairs, rules)
+    rater = rater or assembly.rater(config, rules)
     with RatingStore(Path(config.cache_dir) / "ratings") as store:
         ratings = rate_pairs(
             pairs,
@@ -125,7 +163,7 @@ def rate(
             rater,
             store,
             on_missing=config.rating.on_missing,
-            wanted=wanted,
+            wanted=None if chosen is None else wanted_entries(chosen, len(rules)),
             embedder=assembly.relevance_encoder(config, rater) if chosen is None else None,
             relevance=chosen is None,
             progress=progress,

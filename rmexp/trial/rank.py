@@ -7,7 +7,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from rmexp.trial.lifeline import die_with
-from rmexp.trial.ranks import RankFailure, RankTask
+from rmexp.trial.ranks import Advanced, RankFailure, RankTask
 from rmexp.trial.schema import trial_config
 
 
@@ -39,6 +39,7 @@ def _rank_zero(task: RankTask, pipe: Connection) -> int:
         report=report,
         progress=progress,
         resume_from=task.resume_from,
+        advance=lambda done, total: pipe.send(Advanced(done, total)),
     )
     if record.state == "failed":
         pipe.send(RankFailure(record.failure or "other", record.reason, record.traceback))

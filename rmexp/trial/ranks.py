@@ -59,6 +59,14 @@ class RankFailure:
     traceback: str = ""
 
 
+@dataclass(frozen=True)
+class Advanced:
+    """How far rank 0 is within a step."""
+
+    done: int
+    total: int
+
+
 @dataclass
 class _Rank:
     number: int
@@ -75,6 +83,7 @@ def run_ranks(
     report: Callable[[int, float], bool] | None,
     progress: Callable[[str], None],
     resume_from: Path | None,
+    advance: Callable[[int, int], None] | None,
 ) -> TrialRecord:
     """Run a trial with ``trainer.devices`` ranks; arguments and result as of ``run_trial``.
 
@@ -94,7 +103,7 @@ def run_ranks(
                 config.to_plain(), directory, identity, resume_from, number, os.getpid()
             )
             ranks.append(_start(task, config))
-        first = _look_after(ranks, report, progress)
+        first = _look_after(ranks, report, progress, advance)
     finally:
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         _end(ranks, grace=5.0 if interrupted else 0.0)
@@ -133,6 +142,7 @@ def _look_after(
     ranks: list[_Rank],
     report: Callable[[int, float], bool] | None,
     progress: Callable[[str], None],
+    advance: Callable[[int, int], None] | None,
 ) -> RankFailure | None:
     """Serve the ranks until all have ended, or one was lost; the first failure."""
     deadline = float("inf")
@@ -153,7 +163,7 @@ def _look_after(
                     # The rest end by themselves, or never.
                     deadline = min(deadline, time.monotonic() + _GRACE)
                 continue
-            _serve(rank, ranks, message, report, progress)
+            _serve(rank, ranks, message, report, progress, advance)
             first = first or rank.failure
     return first
 
@@ -164,9 +174,13 @@ def _serve(
     message: Any,
     report: Callable[[int, float], bool] | None,
     progress: Callable[[str], None],
+    advance: Callable[[int, int], None] | None,
 ) -> None:
     if isinstance(message, RankFailure):
         rank.failure = message
+    elif isinstance(message, Advanced):
+        if advance is not None:
+            advance(message.done, message.total)
     elif isinstance(message, str):
         progress(message)
         if message == "train":

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
+from rmexp.rating.rater import Item
 from rmexp.trial.schema import ExemplarConfig, LabellingConfig, RaterConfig, RulesConfig, Section
 
 if TYPE_CHECKING:
+    from rmexp.preferences import Pair
     from rmexp.rating.check import RuleCheck
     from rmexp.rating.pairs import PairRatings
     from rmexp.rating.probe import Probe
+    from rmexp.rules import RuleSet
+    from rmexp.trial.labelled import RatedPairs
 
 
 def default_cache_dir() -> Path:
@@ -34,6 +41,8 @@ class RateConfig(LabellingConfig):
     )
     shards: int = Field(1, ge=1, description="jobs that share the pairs")
     shard: int = Field(0, ge=0, description="which of them this is, from 0")
+    dry_run: bool = Field(False, description="say what would be asked of the rater; ask nothing")
+    unrated: str | None = Field(None, description="JSONL file of what could not be rated, and why")
 
     @model_validator(mode="after")
     def _shard_exists(self) -> RateConfig:
@@ -48,22 +57,88 @@ class RateConfig(LabellingConfig):
         return {key: value for key, value in plain.items() if key != "rater"}
 
 
-def fill_store(
-    config: RateConfig, progress: Callable[[int, int], None] | None = None
-) -> tuple[str, PairRatings]:
-    """Rate what the store lacks; killed and started again, it goes on where it stopped.
+@dataclass(frozen=True)
+class Filled:
+    """What filling the store came to.
 
-    Returns:
-        What was read and dropped, as text; and the ratings.
+    Attributes:
+        read: what was read and dropped, as text.
+        ratings: of the pairs.
+        report: what the rater says of its work, such as requests, retries and cost; or None.
+        unrated: responses and rules that could not be rated: plain rows, with the reason where
+            the rater gives one.
     """
-    from rmexp.trial import assembly
-    from rmexp.trial.labelled import part_of, rate
 
-    assembly.check_before_anything_heavy(config)
+    read: str
+    ratings: PairRatings
+    report: str | None
+    unrated: list[dict[str, Any]]
+
+
+def fill_store(config: RateConfig, progress: Callable[[int, int], None] | None = None) -> Filled:
+    """Rate what the store lacks; killed and started again, it goes on where it stopped."""
+    from rmexp.trial import assembly
+    from rmexp.trial.labelled import rate
+
+    if config.unrated is not None and not Path(config.unrated).absolute().parent.is_dir():
+        raise UserError(f"unrated: no folder {Path(config.unrated).absolute().parent}")
+    read, pairs, rules = _to_rate(config)
+    rater = assembly.rater(config, rules)
+    rated = rate(config, pairs, rules, progress, rater=rater)
+    report = getattr(rater, "report", None)
+    unrated = _unrated(rated, getattr(report, "reasons", {}))
+    if config.unrated is not None:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in unrated]
+        Path(config.unrated).write_text("".join(lines), encoding="utf-8")
+    return Filled(read, rated.ratings, None if report is None else str(report), unrated)
+
+
+def dry_run(config: RateConfig) -> str:
+    """What :func:`fill_store` would ask of the rater, with its requests, tokens and cost."""
+    from rmexp.rating.pairs import missing_ratings
+    from rmexp.rating.store import RatingStore
+    from rmexp.trial import assembly
+    from rmexp.trial.labelled import chosen_before_rating, wanted_entries
+
+    read, pairs, rules = _to_rate(config)
+    chosen = chosen_before_rating(config, pairs, rules)
+    asked = None if chosen is None else wanted_entries(chosen, len(rules))
+    rater = assembly.rater(config, rules)
+    with RatingStore(Path(config.cache_dir) / "ratings") as store:
+        items, wanted = missing_ratings(pairs, rules, rater, store, asked)
+    text = (
+        f"{read}\n{len(pairs)} pairs, {len(rules)} rules: {int(wanted.sum())} ratings of "
+        f"{len(items)} responses are missing"
+    )
+    estimate = getattr(rater, "estimate", None)
+    return text if estimate is None else f"{text}\n{estimate(items, rules.rules, wanted)}"
+
+
+def _to_rate(config: RateConfig) -> tuple[str, tuple[Pair, ...], RuleSet]:
+    from rmexp.trial import assembly
+    from rmexp.trial.labelled import part_of
+
+    assembly.check_before_anything_heavy(config, will_rate=not config.dry_run)
     rules = assembly.rule_set(config)
     data = assembly.read_pairs(config.data)
     pairs = part_of(data, config.data, config.part)[config.shard :: config.shards]
-    return str(data.report), rate(config, pairs, rules, progress).ratings
+    return str(data.report), pairs, rules
+
+
+def _unrated(rated: RatedPairs, reasons: Mapping[tuple[Item, str], str]) -> list[dict[str, Any]]:
+    from rmexp.trial.labelled import wanted_entries
+
+    rows = []
+    for side, psi in (("a", rated.ratings.psi_a), ("b", rated.ratings.psi_b)):
+        lacking = np.isnan(psi)
+        if rated.chosen is not None:
+            lacking &= wanted_entries(rated.chosen, len(rated.rules))
+        for row, column in np.argwhere(lacking):
+            pair, rule = rated.pairs[row], rated.rules.rules[column]
+            item = Item(pair.prompt, pair.response_a if side == "a" else pair.response_b)
+            reason = reasons.get((item, rule.id), "the rater gave none")
+            rows.append({"pair": pair.id, "response": side, "rule": rule.id, "reason": reason})
+    return rows
 
 
 class RaterCommandConfig(Section):

@@ -26,7 +26,7 @@ from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
-from rmexp.tracking import RunInfo, Tracker
+from rmexp.tracking import Tracker
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
 from rmexp.trial.failure import FailureKind, failure_kind
@@ -42,6 +42,7 @@ from rmexp.trial.measured import (
     known_metrics,
     measure,
     wants_base,
+    wrongly_ranked,
 )
 from rmexp.trial.ranks import run_ranks
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[int, float], bool]
 Progress = Callable[[str], None]
+Advance = Callable[[int, int], None]
 
 _SAMPLES = 20
 
@@ -70,6 +72,7 @@ class _Trial:
     identity: TrialIdentity
     tracker: Tracker
     progress: Progress
+    advance: Advance | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     fingerprints: dict[str, Any] = field(default_factory=dict)
@@ -126,6 +129,7 @@ def run_trial(
     identity: TrialIdentity | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    advance: Advance | None = None,
     resume_from: Path | None = None,
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
@@ -138,6 +142,7 @@ def run_trial(
         report: called after each epoch with (epoch, objective); True stops the trial as pruned.
             Never called where there are several objectives.
         progress: called with the name of each step as it begins.
+        advance: called with (done, all) within a step that rates, trains or scores.
         resume_from: directory of an interrupted trial of the same config; training goes on from
             its last checkpoint, where there is one.
 
@@ -156,7 +161,7 @@ def run_trial(
     except OSError as error:
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
     how: dict[str, Any] = {"directory": directory, "identity": identity, "report": report}
-    how |= {"progress": progress, "resume_from": resume_from}
+    how |= {"progress": progress, "resume_from": resume_from, "advance": advance}
     return run_ranks(config, **how) if config.trainer.devices > 1 else run_here(config, **how)
 
 
@@ -168,15 +173,17 @@ def run_here(
     report: Report | None,
     progress: Progress,
     resume_from: Path | None,
+    advance: Advance | None,
 ) -> TrialRecord:
     """The trial in this process, which is rank 0 where there are several."""
-    info = _run_info(config, identity, directory)
+    info = assembly.run_info(config, identity, directory)
     trial = _Trial(
         config,
         directory,
         identity,
         assembly.tracker(config.tracker, info),
         progress,
+        advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -273,9 +280,14 @@ def _evaluate(
 ) -> None:
     """Measure the saved model; the objective and the guards from what was measured."""
     scorer = load_reward_model(trial.directory / MODEL)
+    scorer.progress = trial.advance
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
+    if VALIDATION in results:
+        columns, rows = wrongly_ranked(results[VALIDATION])
+        trial.tracker.table("wrongly_ranked", columns, rows)
+        trial.report["wrongly_ranked"] = {"columns": columns, "rows": rows}
     if results:
         options = trial.config.evaluation
         known = known_metrics(results) | _base_metrics(base)
@@ -316,7 +328,7 @@ def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
 
 
 def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
-    rated = rate(trial.config, pairs, rules)
+    rated = rate(trial.config, pairs, rules, trial.advance)
     trial.identify("rater", rated.rater)
     if trial.config.selection.strategy == "adapter":
         trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
@@ -388,6 +400,7 @@ def _train(
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         resolved=config.to_plain(),
+        progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
     trial.identify("model", trained.base_fingerprint)
@@ -460,18 +473,10 @@ def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
     columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
     trial.tracker.table("labelled_pairs", columns, rows)
     trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
-
-
-def _run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
-    number = "" if identity.number is None else f"-{identity.number:04d}"
-    return RunInfo(
-        id=identity.run_id or f"run-{directory.name}",
-        name=f"{identity.study or 'run'}{number}",
-        group=identity.study,
-        job_type=identity.job_type,
-        config=config.to_plain(),
-        directory=directory,
-    )
+    columns = ["rule", "critical in", "mean discrepancy", "speaks for the label"]
+    rows = [list(row) for row in labelled.rule_statistics()]
+    trial.tracker.table("critical_rules", columns, rows)
+    trial.report["critical_rules"] = {"columns": columns, "rows": rows}
 
 
 def _copy_checkpoint(old: Path, new: Path) -> bool:

@@ -112,7 +112,9 @@ class CausalLMConfig(Section):
     model: str = Field(description="a model name, folder or hub name")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
     max_length: int = Field(2048, ge=64, description="tokens of instructions, prompt and response")
-    encoder: str = Field("minilm", description="unused where the model gives P(Irrelevant)")
+    encoder: str = Field(
+        "minilm", description="of a Rule Adapter; the model itself gives P(Irrelevant)"
+    )
 
 
 class PriceConfig(Section):
@@ -129,10 +131,17 @@ class OpenAIConfig(Section):
     model: str = Field(description="model name at the endpoint")
     base_url: str | None = Field(None, description="endpoint; None for the default")
     concurrency: int = Field(16, ge=1, description="requests in flight")
+    timeout: float = Field(60.0, gt=0, description="seconds for one request")
+    attempts: int = Field(8, ge=1, description="requests for one question before it is given up")
+    probabilities: bool = Field(
+        True, description="read log probabilities; false for endpoints that refuse to give them"
+    )
     rules_per_request: int = Field(1, ge=1, description="above 1 is cheaper, without probabilities")
     max_cost: float | None = Field(None, gt=0, description="stop before spending more (dollars)")
     price: PriceConfig | None = Field(None, description="what max_cost counts with")
-    encoder: str = Field("minilm", description="unused where the model gives P(Irrelevant)")
+    encoder: str = Field(
+        "minilm", description="of a Rule Adapter; the model itself gives P(Irrelevant)"
+    )
 
 
 class RecordedConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import warnings
@@ -14,17 +15,25 @@ from rmexp.fingerprint import fingerprint
 from rmexp.tracking import RunInfo
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.record import MODEL
+from rmexp.trial.schema import TrackerConfig
 from rmexp.views.study_view import StudyView
 
 FOLDER = "controller"
 _MARK = "content.txt"
 
 
-def write_controller_run(study: optuna.Study, view: StudyView) -> Path | None:
-    """Log the study as an offline run, ready for ``wandb sync``.
+def write_controller_run(
+    study: optuna.Study, view: StudyView, *, mode: str = "offline"
+) -> Path | None:
+    """Log the study as a run of its own, offline ready for ``wandb sync``.
 
     It holds the table of trials, the importances, the best config, and as artifacts the study's
     database and the best model, with aliases ``best`` and the study's name.
+
+    Args:
+        study: as it stands.
+        view: of the same study.
+        mode: of the run, as a trial's ``tracker.mode``.
 
     Returns:
         The folder of the run, which stays as it is while the study does not change; None where
@@ -36,17 +45,20 @@ def write_controller_run(study: optuna.Study, view: StudyView) -> Path | None:
     folder = view.folder.root / FOLDER
     content = fingerprint("controller", trials=[json.dumps(t.to_plain()) for t in view.trials])
     mark = folder / _MARK
-    if mark.exists() and mark.read_text(encoding="utf-8") == content.hexdigest:
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    tracker = record.trial_config.tracker
-    _log(study, view, folder, tracker.project, tracker.entity)
-    mark.write_text(content.hexdigest, encoding="utf-8")
+    view.folder.locks.mkdir(parents=True, exist_ok=True)
+    # Two controllers may end at the same moment.
+    with (view.folder.locks / "controller_run.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if mark.exists() and mark.read_text(encoding="utf-8") == content.hexdigest:
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        _log(study, view, folder, record.trial_config.tracker, mode)
+        mark.write_text(content.hexdigest, encoding="utf-8")
     return folder
 
 
 def _log(
-    study: optuna.Study, view: StudyView, folder: Path, project: str, entity: str | None
+    study: optuna.Study, view: StudyView, folder: Path, config: TrackerConfig, mode: str
 ) -> None:
     import wandb
 
@@ -62,7 +74,7 @@ def _log(
         config={"best": flatten(best_record.config)} if best_record is not None else {},
         directory=folder,
     )
-    tracker = WandbTracker(info, project=project, entity=entity, mode="offline")
+    tracker = WandbTracker(info, project=config.project, entity=config.entity, mode=mode)
     columns = ["trial", "state", *view.objectives, *view.keys, "seconds", "reason"]
     tracker.table("trials", columns, [_row(t, view) for t in view.trials])
     importance = _importance(study, view)
@@ -70,7 +82,12 @@ def _log(
         tracker.table("importance", ["parameter", "importance"], list(importance.items()))
     for name, path in _artifacts(view):
         artifact = wandb.Artifact(f"{view.name}-{name}", type=name)
-        artifact.add_dir(str(path)) if path.is_dir() else artifact.add_file(str(path))
+        if path.is_dir():
+            # Immutable: not copied, as a model may be large. File by file, as add_dir prints.
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                artifact.add_file(str(file), str(file.relative_to(path)), policy="immutable")
+        else:
+            artifact.add_file(str(path))
         tracker.artifact(artifact, aliases=["best", view.name] if name == "model" else [view.name])
     summary: dict[str, Any] = {f"trials/{s}": n for s, n in view.counts().items()}
     if best is not None:

@@ -17,6 +17,7 @@ STATE_COLOURS = {
     "running": "#56b4e9",
     "pruned": "#e69f00",
     "failed": "#d55e00",
+    "interrupted": "#98a0ab",
 }
 # Up to here an axis names each value.
 _FEW = 8
@@ -60,6 +61,8 @@ def plane(view: StudyView, x: str, y: str) -> Picture:
 
     title = f"{_word(x)} x {_word(y)}"
     trials = [t for t in view.of_state("complete") if x in t.params and y in t.params]
+    # Of points on each other the best is on top.
+    trials.sort(key=lambda t: t.values[0], reverse=not view.maximize[0])
     if not trials:
         why = f"no complete trial searched both {x} and {y}"
         return Picture(f"{x}-{y}", title, None, why)
@@ -96,7 +99,7 @@ def plane(view: StudyView, x: str, y: str) -> Picture:
                 else None
             ),
         )
-    note = "Every point is a trial; equal points lie on each other."
+    note = "Every point is a trial; of equal points the best is on top."
     return Picture(f"{x}-{y}", title, figure, note)
 
 

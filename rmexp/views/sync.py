@@ -65,21 +65,24 @@ def sync(
     marks = _marks(folder)
     uploaded = known = waiting = 0
     refused: list[str] = []
-    for path in offline_runs(folder):
-        name, size = str(path.relative_to(folder.root)), path.stat().st_size
-        if any(directory in path.parents for directory in busy):
+    for run_id, files in _runs(folder):
+        sizes = {str(path.relative_to(folder.root)): path.stat().st_size for path in files}
+        name = next(iter(sizes))
+        if any(directory in path.parents for directory in busy for path in files):
             waiting += 1
-        elif marks.get(name) == size:
+        elif all(marks.get(name) == size for name, size in sizes.items()):
             known += 1
         else:
             # W&B has its own mark, under which it would skip a run that has grown.
-            again = ["--include-synced"] if name in marks else []
-            code, said = run(["sync", *again, str(path.parent)])
+            again = ["--include-synced"] if sizes.keys() & marks.keys() else []
+            # A killed trial's run has a second part, by the controller; W&B joins them by id.
+            joined = ["--id", run_id] if len(files) > 1 else []
+            code, said = run(["sync", *again, *joined, *[str(path.parent) for path in files]])
             if code:
                 refused.append(f"{name}: {said.strip().splitlines()[-1] if said.strip() else code}")
                 continue
             uploaded += 1
-            marks[name] = size
+            marks |= sizes
             write_json(folder.root / FILE_NAME, marks)
             on_event(f"uploaded {name}")
     if refused:
@@ -93,6 +96,14 @@ def sync(
 def offline_runs(folder: StudyFolder) -> list[Path]:
     """The ``.wandb`` files of all offline runs below the study's folder."""
     return sorted(folder.root.glob("**/wandb/offline-run-*/*.wandb"))
+
+
+def _runs(folder: StudyFolder) -> list[tuple[str, list[Path]]]:
+    """Each run's id and its files, in the order in which they were begun."""
+    runs: dict[tuple[Path, str], list[Path]] = {}
+    for path in offline_runs(folder):
+        runs.setdefault((path.parent.parent, path.stem.removeprefix("run-")), []).append(path)
+    return [(run_id, files) for (_, run_id), files in runs.items()]
 
 
 def _marks(folder: StudyFolder) -> dict[str, int]:

@@ -14,6 +14,10 @@ from rmexp.views.html import card, drawn, page, picture_card, table
 from rmexp.views.study_view import StudyView, TrialView
 
 _LOG_BYTES = 40_000
+_RULES_NOTE = (
+    "Over all training pairs: in how many a rule is critical, how far it tells the two responses "
+    "apart there, and how often it speaks for the side that the label prefers."
+)
 
 
 def trial_page(view: StudyView, number: int, *, base: str, plotly: str | None) -> str:
@@ -33,10 +37,18 @@ def trial_page(view: StudyView, number: int, *, base: str, plotly: str | None) -
         "<main class='grid'>",
         card("parameters", table(["key", "value"], list(trial.params.items()), [1]), id="params"),
         picture_card(curves),
+        card("critical rules", _sample(record, "critical_rules"), id="rules", note=_RULES_NOTE),
         card("metrics", _metrics(trial), id="metrics"),
-        card("labelled pairs", _pairs(record), id="pairs", wide=True),
+        card("labelled pairs", _sample(record, "labelled_pairs"), id="pairs", wide=True),
+        card(
+            "wrongly ranked validation pairs",
+            _sample(record, "wrongly_ranked"),
+            id="wrong",
+            note="Those that the model ranks against people, the clearest first.",
+            wide=True,
+        ),
         card("config", _config(record), id="config"),
-        card("log", _log(trial, record), id="log", wide=True),
+        card("log", _log(trial, record), id="log"),
         "</main>",
     ]
     title = f"rmexp: {view.name}, trial {number}"
@@ -129,11 +141,15 @@ def _config(record: TrialRecord | None) -> str:
     return f"<pre tabindex='0'>{escape(text)}</pre>"
 
 
-def _pairs(record: TrialRecord | None) -> str:
-    samples = record.report.get("labelled_pairs") if record is not None else None
-    if not samples:
-        return "<p>No sample is stored for this trial.</p>"
-    return table(samples["columns"], samples["rows"], [len(samples["columns"]) - 1])
+def _sample(record: TrialRecord | None, name: str) -> str:
+    stored = record.report.get(name) if record is not None else None
+    if not stored:
+        return "<p>Nothing is stored for this trial.</p>"
+    columns, rows = stored["columns"], stored["rows"]
+    if not rows:
+        return "<p>None.</p>"
+    numbers = [i for i, value in enumerate(rows[0]) if isinstance(value, (int, float))]
+    return table(columns, rows, numbers)
 
 
 def _log(trial: TrialView, record: TrialRecord | None) -> str:

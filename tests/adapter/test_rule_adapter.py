@@ -5,22 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from word_pairs import make_pairs
+from word_pairs import OneForAll, WordCounter, make_pairs
 
 from rmexp.adapter.model import RuleAdapter, load_rule_adapter
 from rmexp.adapter.selector import AdapterSelector
 from rmexp.adapter.settings import read_settings
-from rmexp.adapter.train import AdapterTraining, train_rule_adapter
+from rmexp.adapter.train import AdapterTraining, fit_known, train_rule_adapter
 from rmexp.errors import UserError
 from rmexp.fingerprint import fingerprint
 from rmexp.labelling import SelectionContext
+from rmexp.rating.rater import Embedder
 from rmexp.rules import RuleSet
 
+ONE = OneForAll()
 QUICK = AdapterTraining(epochs=1, max_length=128, threads=1, learning_rate=3e-3)
 
 
 def _train(
-    rules: RuleSet, cache: Path, options: AdapterTraining = QUICK, model: str = "tiny_encoder"
+    rules: RuleSet,
+    cache: Path,
+    options: AdapterTraining = QUICK,
+    model: str = "tiny_encoder",
+    embedder: Embedder = ONE,
 ) -> RuleAdapter:
     pairs, critical = make_pairs(48)
     return train_rule_adapter(
@@ -31,6 +37,7 @@ def _train(
         model=model,
         gamma=float("inf"),
         rater=fingerprint("nobody"),
+        embedder=embedder,
         cache_dir=cache,
     )
 
@@ -47,9 +54,9 @@ def folder(adapter: RuleAdapter, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_it_learns_what_the_texts_tell(adapter: RuleAdapter, folder: Path, rules: RuleSet) -> None:
     pairs, critical = make_pairs(30, offset=1)
-    chosen = AdapterSelector(folder, rules, r=2).select(SelectionContext(pairs))
+    chosen = AdapterSelector(folder, rules, 2, OneForAll).select(SelectionContext(pairs))
     assert np.array_equal(np.sort(chosen, axis=1), np.sort(critical, axis=1))
-    top = AdapterSelector(folder, rules, r=1).select(SelectionContext(pairs))
+    top = AdapterSelector(folder, rules, 1, OneForAll).select(SelectionContext(pairs))
     assert np.array_equal(top, adapter.logits(pairs).argmax(axis=1)[:, None])
 
 
@@ -71,6 +78,28 @@ def test_before_training_it_ranks_by_frequency(rules: RuleSet, cache: Path) -> N
     np.testing.assert_allclose(logits[:, 0], np.log(0.5), atol=0.5)
 
 
+def test_before_training_it_uses_the_relevance_that_helps(rules: RuleSet, cache: Path) -> None:
+    options = replace(QUICK, learning_rate=1e-12)
+    untrained = _train(rules, cache, options, embedder=WordCounter())
+    assert untrained.settings.relevance_weight > 1
+    pairs, critical = make_pairs(6, offset=2)
+    chosen = np.argsort(-untrained.logits(pairs), axis=1)[:, :2]
+    assert np.array_equal(np.sort(chosen, axis=1), np.sort(critical, axis=1))
+
+
+def test_relevance_that_tells_nothing_is_not_weighed() -> None:
+    generator = np.random.default_rng(0)
+    targets = (generator.random((4000, 3)) < [0.1, 0.5, 0.8]).astype(np.float32)
+    offsets, weight = fit_known(targets, generator.random((4000, 3)).astype(np.float32))
+    assert abs(weight) < 0.2
+    np.testing.assert_allclose(offsets + weight / 2, np.log([1 / 9, 1, 4]), atol=0.15)
+
+
+def test_another_encoder_is_refused(folder: Path, rules: RuleSet) -> None:
+    with pytest.raises(UserError, match=r"rater\.encoder: .* another sentence encoder"):
+        load_rule_adapter(folder, rules, WordCounter())
+
+
 def test_a_logit_does_not_depend_on_its_batch_nor_on_the_sides(adapter: RuleAdapter) -> None:
     pairs, _ = make_pairs(12)
     together = adapter.logits(pairs)
@@ -82,7 +111,7 @@ def test_a_logit_does_not_depend_on_its_batch_nor_on_the_sides(adapter: RuleAdap
 
 def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None:
     pairs, _ = make_pairs(12)
-    loaded = load_rule_adapter(folder)
+    loaded = load_rule_adapter(folder, adapter.rules, ONE)
     np.testing.assert_array_equal(loaded.logits(pairs), adapter.logits(pairs))
     assert loaded.settings == adapter.settings == read_settings(folder)
     assert loaded.settings.gamma == float("inf")
@@ -100,20 +129,24 @@ def test_another_rule_set_is_refused_by_name(change: str, rules: RuleSet, folder
         "fewer": rules.rules[1:],
     }[change]
     with pytest.raises(UserError, match=r"trained for rule set 'four' \(4 rules\), not for 'mine'"):
-        AdapterSelector(folder, RuleSet("mine", changed), r=1)
-    AdapterSelector(folder, RuleSet("the same under another name", rules.rules), r=1)
+        AdapterSelector(folder, RuleSet("mine", changed), 1, OneForAll)
+    AdapterSelector(folder, RuleSet("the same by another name", rules.rules), 1, OneForAll)
 
 
 def test_logits_are_kept_by_content(
     folder: Path, rules: RuleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs, _ = make_pairs(6)
-    first = AdapterSelector(folder, rules, 1, tmp_path).select(SelectionContext(pairs))
+    first = AdapterSelector(folder, rules, 1, OneForAll, tmp_path).select(SelectionContext(pairs))
     with monkeypatch.context() as patched:
         patched.setattr("rmexp.adapter.model.load_rule_adapter", None)
-        again = AdapterSelector(folder, rules, 2, tmp_path).select(SelectionContext(pairs))
+        again = AdapterSelector(folder, rules, 2, OneForAll, tmp_path).select(
+            SelectionContext(pairs)
+        )
         with pytest.raises(TypeError):
-            AdapterSelector(folder, rules, 2, tmp_path).select(SelectionContext(pairs[:3]))
+            AdapterSelector(folder, rules, 2, OneForAll, tmp_path).select(
+                SelectionContext(pairs[:3])
+            )
     assert np.array_equal(again[:, :1], first)
 
 
@@ -122,7 +155,9 @@ def test_the_fingerprint_is_by_weights_and_r(
 ) -> None:
     other = _train(rules, cache, replace(QUICK, seed=1)).save(tmp_path / "b")
     prints = {
-        AdapterSelector(f, rules, r).fingerprint.hexdigest for f in (folder, other) for r in (1, 2)
+        AdapterSelector(f, rules, r, OneForAll).fingerprint.hexdigest
+        for f in (folder, other)
+        for r in (1, 2)
     }
     assert len(prints) == 4
     assert not AdapterSelector.needs_ratings
@@ -130,7 +165,7 @@ def test_the_fingerprint_is_by_weights_and_r(
 
 def test_a_folder_without_an_adapter_is_named(rules: RuleSet, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no Rule Adapter here \(rmexp_adapter.json is missing\)"):
-        AdapterSelector(tmp_path, rules, 1)
+        AdapterSelector(tmp_path, rules, 1, OneForAll)
 
 
 def test_an_infinite_loss_names_the_key(rules: RuleSet, cache: Path) -> None:

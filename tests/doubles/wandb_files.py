@@ -25,6 +25,8 @@ def records(path: Path) -> list[Any]:
             continue
         _, length, kind = struct.unpack("<IHB", raw[position : position + 7])
         chunk = raw[position + 7 : position + 7 + length]
+        if len(chunk) < length:
+            break  # A killed process leaves a torn end.
         position += 7 + length
         if kind == 0 and length == 0:
             continue
@@ -43,8 +45,13 @@ def run_of(directory: Path) -> dict[str, Any]:
     wandb.teardown()  # The service writes on after finish(); it ends with all on disk.
     files = sorted(directory.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1, files
+    return read_run(files[0])
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What one offline run logged; the exit code is None where it was killed."""
     run: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "exit_code": None}
-    for record in records(files[0]):
+    for record in records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run["id"], run["group"] = record.run.run_id, record.run.run_group
@@ -64,3 +71,10 @@ def run_of(directory: Path) -> dict[str, Any]:
         elif kind == "exit":
             run["exit_code"] = record.exit.exit_code
     return run
+
+
+def table_of(directory: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a table that the one offline run below a directory logged."""
+    (path,) = directory.glob(f"wandb/offline-run-*/files/media/table/{name}_*.table.json")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]

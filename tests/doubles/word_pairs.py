@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from rmexp.fingerprint import fingerprint
 from rmexp.preferences import Pair, prompt_from_text
 
 WORDS = ("apple", "river", "stone", "cloud")
@@ -17,3 +20,22 @@ def make_pairs(count: int, offset: int = 0) -> tuple[list[Pair], np.ndarray]:
         for n, k in enumerate(kinds)
     ]
     return pairs, np.array([[k, 3] for k in kinds])
+
+
+class OneForAll:
+    """All texts have one vector: relevance tells nothing."""
+
+    fingerprint = fingerprint("one_for_all")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return np.ones((len(texts), 1), np.float32)
+
+
+class WordCounter:
+    """The vector of a text tells which words it names."""
+
+    fingerprint = fingerprint("word_counter")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        counts = np.array([[text.count(word) for word in WORDS] for text in texts], np.float32)
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)

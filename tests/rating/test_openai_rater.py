@@ -29,7 +29,7 @@ PRICE = Price(input=1.0, output=2.0)
 
 def rater(server: FaultyServer, **options: Any) -> OpenAIRater:
     return OpenAIRater(
-        "made", base_url=server.url, **{"first_pause": 0.01, "timeout": 0.5, **options}
+        "made", base_url=server.url, **{"first_pause": 0.01, "timeout": 2.0, **options}
     )
 
 
@@ -195,18 +195,43 @@ def test_a_store_keeps_what_was_rated_and_asks_for_the_rest_alone(tmp_path) -> N
 
 
 def test_hopeless_settings_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for status, message in ((401, KEY_VARIABLE), (404, "does not know 'made'")):
+    for status, body, message in (
+        (401, {}, KEY_VARIABLE),
+        (404, {}, "does not know 'made'"),
+        (422, {"detail": "Unsupported fields: {'logprobs'}"}, "rater.probabilities=false"),
+    ):
         with (
-            FaultyServer(lambda text, nth, status=status: Reply(status, {})) as server,
+            FaultyServer(lambda text, nth, a=status, b=body: Reply(a, b)) as server,
             pytest.raises(UserError, match=message),
         ):
             rater(server, concurrency=2).rate(ITEMS, RULES)
         assert len(server.asked) <= 2
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(UserError, match=KEY_VARIABLE):
-        OpenAIRater("made")
+        OpenAIRater("made").rate(ITEMS, RULES)
     with pytest.raises(UserError, match=r"rater\.price"):
         OpenAIRater("made", base_url="http://127.0.0.1:1/v1", max_cost=1.0)
+
+
+def test_words_instead_of_probabilities_are_asked_for_and_counted() -> None:
+    with FaultyServer(lambda text, nth: completion("Yes", LOGS)) as server:
+        one = rater(server, probabilities=False)
+        rated = one.rate(ITEMS, RULES)
+        assert "logprobs" not in server.bodies[0]
+    np.testing.assert_array_equal(rated.psi, 1.0)
+    assert one.report.words == one.report.ratings == 30
+    assert one.fingerprint != rater(server).fingerprint
+
+
+def test_what_cannot_be_rated_is_told_item_by_item() -> None:
+    def answer(text: str, nth: int) -> Reply:
+        return Reply(400, {"error": {}}) if "r3" in text else completion("Yes", LOGS)
+
+    with FaultyServer(answer) as server:
+        one = rater(server)
+        rated = one.rate(ITEMS, RULES)
+    assert np.isnan(rated.psi).sum() == 6
+    assert one.report.reasons == {(ITEMS[3], rule.id): "status 400" for rule in RULES}
 
 
 def test_the_key_goes_out_but_into_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,17 @@ def test_the_second_time_rates_nothing(store: RatingStore) -> None:
     np.testing.assert_array_equal(second.relevance, first.relevance)
 
 
+def test_relevance_that_nobody_needs_is_not_made(store: RatingStore) -> None:
+    rater = HashRater()
+    rater.embedder = None  # anything that asked it would fail
+    wanted = np.zeros((len(PAIRS), len(RULES)), bool)
+    wanted[:, 2] = True
+    ratings = rate_pairs(PAIRS, RULES, rater, store, wanted=wanted, relevance=False)
+    assert ratings.rated == len(rater.asked) == 2 * len(PAIRS)
+    assert np.isnan(ratings.relevance).all()
+    assert np.array_equal(~np.isnan(ratings.psi_a), wanted)
+
+
 def test_new_pairs_and_new_rules_are_paid_for_alone(store: RatingStore) -> None:
     rate_pairs(PAIRS[:6], RuleSet("part", RULES.rules[:3]), HashRater(), store)
     rater = HashRater()

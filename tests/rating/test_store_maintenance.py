@@ -8,7 +8,13 @@ from rating_fakes import HashRater, make_pairs, make_rules
 
 from rmexp.errors import UserError
 from rmexp.rating import Item, RatingStore, rate_pairs
-from rmexp.rating.maintenance import export_ratings, import_ratings, prune_ratings, store_stats
+from rmexp.rating.maintenance import (
+    copy_store,
+    export_ratings,
+    import_ratings,
+    prune_ratings,
+    store_stats,
+)
 from rmexp.rules import RuleSet
 
 PAIRS = make_pairs(10)
@@ -38,6 +44,22 @@ def test_stats_count_by_rater(store: RatingStore) -> None:
 
 def test_stats_of_an_empty_store(tmp_path: Path) -> None:
     assert store_stats(RatingStore(tmp_path)).ratings == 0
+
+
+def test_a_copy_holds_what_is_committed(store: RatingStore, tmp_path: Path) -> None:
+    assert copy_store(store, tmp_path / "copy") == "hash_rater 120, hash_rater 16"
+    with RatingStore(tmp_path / "copy") as copy:
+        for rater in (FIRST, SECOND):
+            old, new = (s.get(rater.fingerprint, ITEMS, RULES.rules) for s in (store, copy))
+            np.testing.assert_array_equal(old.psi, new.psi)
+            np.testing.assert_array_equal(old.relevance, new.relevance)
+        copy.put(
+            FIRST.fingerprint,
+            ITEMS[:1],
+            make_rules(9).rules,
+            FIRST.rate(ITEMS[:1], make_rules(9).rules),
+        )
+    assert store_stats(store).ratings == 136
 
 
 def test_an_export_fills_another_store(store: RatingStore, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def plain(tmp_path: Path) -> dict[str, Any]:
         "rater": {
             "kind": "custom",
             "target": "word_rater:WordRater",
+            "encoder": "tiny_encoder",
             "options": {"counter": str(tmp_path / "asked")},
         },
         "cache_dir": str(tmp_path / "cache"),
@@ -95,10 +96,11 @@ def test_a_label_is_that_of_the_chosen_rules(plain: dict[str, Any], tmp_path: Pa
     own = _with_adapter(plain, tmp_path, out=str(tmp_path / "labels.jsonl"), part="train")
     _, labelled = label_file(checked(LabelConfig, own))
     assert labelled.rated.ratings.rated <= 2 * len(labelled.rated.pairs)
-    adapter = load_rule_adapter(tmp_path / "adapter")
+    rules = labelled.rated.rules
+    encoder = assembly.sentence_encoder("tiny_encoder", tmp_path / "cache")
+    adapter = load_rule_adapter(tmp_path / "adapter", rules, encoder)
     best = adapter.logits(labelled.rated.pairs).argmax(axis=1)
     assert np.array_equal(labelled.critical[:, 0], best)
-    rules = labelled.rated.rules
     rater = assembly.rater(checked(LabelConfig, own), rules)
     for i, pair in enumerate(labelled.rated.pairs):
         items = [Item(pair.prompt, pair.response_a), Item(pair.prompt, pair.response_b)]
@@ -202,6 +204,7 @@ def test_an_adapter_that_does_not_fit_is_told_at_once(
     [
         ({"selection": {"strategy": "random"}}, "selection.strategy=random: an adapter learns"),
         ({"model": {"name": "/nowhere"}}, "model.name"),
+        ({"device": "abacus"}, "device: 'abacus' cannot be used"),
         ({"out": "/nowhere/adapter"}, "out: no folder"),
         ({"out": "/"}, "out: / exists already"),
     ],
@@ -233,7 +236,7 @@ class RefusingRater:
 
 def test_a_chosen_rule_that_cannot_be_rated_is_named(plain: dict[str, Any], tmp_path: Path) -> None:
     _train(plain, tmp_path / "adapter")
-    rater = {"kind": "custom", "target": f"{__name__}:RefusingRater"}
+    rater = {**plain["rater"], "target": f"{__name__}:RefusingRater", "options": {}}
     own = _with_adapter(plain, tmp_path, rater=rater, out=str(tmp_path / "x.jsonl"))
     with pytest.raises(UserError, match="have a chosen rule that could not be rated"):
         label_file(checked(LabelConfig, own))
@@ -250,7 +253,12 @@ def test_a_sweep_over_r_with_an_adapter(
     _train(plain, tmp_path / "adapter")
     words = [w for w in quick if w != "r=1"]
     words += ["r=choice(1,2)", "selection=adapter", f"selection.path={tmp_path / 'adapter'}"]
-    words += ["sweep.trials=2", "sweep.sampler.kind=grid", "executor=inline"]
+    words += [
+        "rater.encoder=tiny_encoder",
+        "sweep.trials=2",
+        "sweep.sampler.kind=grid",
+        "executor=inline",
+    ]
     out = subprocess.run(
         [sys.executable, "-m", "rmexp", "train", "-m", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -192,3 +192,22 @@ def test_the_defaults_are_complete() -> None:
         given = {"cache_dir": "x", **({"out": "x.jsonl"} if config is LabelConfig else {})}
         plain = {**config.defaults(), **given}
         assert checked(config, plain) == checked(config, given)
+
+
+def test_the_statistics_of_rules_by_hand(plain: dict[str, Any], tmp_path: Path) -> None:
+    _, labelled = label(plain, tmp_path / "x.jsonl")
+    ratings, labels = labelled.rated.ratings, labelled.labels
+    told = {row[0]: row[1:] for row in labelled.rule_statistics()}
+    assert sum(pairs for pairs, _, _ in told.values()) == 2 * len(labels)
+    assert [row[1] for row in labelled.rule_statistics()] == sorted(
+        (row[0] for row in told.values()), reverse=True
+    )
+    for i, rule in enumerate(labelled.rated.rules.ids):
+        rows = [n for n in range(len(labels)) if i in labelled.critical[n]]
+        apart = [abs(float(ratings.psi_a[n, i]) - float(ratings.psi_b[n, i])) / 2 for n in rows]
+        speaks = [
+            (ratings.psi_a[n, i] > ratings.psi_b[n, i]) == bool(labels.preferred[n]) for n in rows
+        ]
+        assert told[rule][0] == len(rows)
+        assert told[rule][1] == pytest.approx(np.mean(apart), abs=1e-6)
+        assert told[rule][2] == pytest.approx(np.mean(speaks))

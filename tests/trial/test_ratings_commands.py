@@ -48,6 +48,36 @@ def test_ratings_travel_and_are_pruned(
     assert "80 ratings deleted" in capsys.readouterr().out
 
 
+def test_a_dry_run_tells_what_is_missing_and_asks_nothing(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint = ["rater=openai", "rater.model=made", "data.limit=20", "part=all"]
+    main(["rate", *words, *endpoint, "rater.price={input: 1000, output: 0}", "--dry-run"])
+    said = capsys.readouterr().out
+    assert "20 pairs, 2 rules: 80 ratings of 40 responses are missing" in said
+    assert "80 requests for 80 ratings" in said
+    assert "about $" in said
+    _rate(words)
+    main(["rate", *words, "rater=custom", "rater.target=word_rater:WordRater", "dry_run=true"])
+    assert "are missing" in capsys.readouterr().out
+
+
+def test_what_cannot_be_rated_is_reported_with_its_reason(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = ["rater=openai", "rater.model=made", "rater.base_url=http://127.0.0.1:9/v1"]
+    once = ["rater.attempts=1", "data.limit=3", "part=all", "unrated=unrated.jsonl"]
+    main(["rate", *words, *dead, *once])
+    said = capsys.readouterr()
+    assert "could not be rated 12" in said.out
+    assert "not rated: connection x12" in said.out
+    assert "rate: 12 of 12" in said.err
+    rows = [json.loads(line) for line in Path("unrated.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    assert {row["reason"] for row in rows} == {"connection"}
+    assert {row["rule"] for row in rows} == set(RULES)
+
+
 def test_a_probe_is_taught_checked_and_used(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,10 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         "columns": ["pair", "prompt", "margin"],
         "rows": [["p1", "<script>alert(1)</script>", 0.25]],
     }
+    record.report["critical_rules"] = {
+        "columns": ["rule", "critical in", "mean discrepancy", "speaks for the label"],
+        "rows": [["no_insults", 12, 0.5, 0.75]],
+    }
     record.write(folder.trial(0))
     return study, folder, make_app(output_dir)
 
@@ -78,6 +82,7 @@ def test_a_trial_shows_config_curves_pairs_and_log(made) -> None:
     assert 'id="plot-curves"' in body
     assert "trial 0\n" in body
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in body
+    assert "<td>no_insults</td><td class=n>12</td>" in body
     assert "<script>alert(1)" not in body
     failed = request(app, "/study/synthetic/trial/3")[2].decode()
     assert "Traceback" in failed

@@ -63,6 +63,17 @@ def test_a_run_that_has_grown_is_uploaded_again(logged) -> None:
     assert runner.calls == [["sync", "--include-synced", str(paths[0].parent)]]
 
 
+def test_the_two_parts_of_a_killed_trials_run_are_one_upload(logged) -> None:
+    study, folder, paths = logged
+    second = paths[0].parent.with_name("offline-run-2-0") / paths[0].name
+    second.parent.mkdir()
+    second.write_bytes(b"the end")
+    runner = FakeWandb()
+    assert sync(study, folder, runner=runner) == Synced(3, 0, 1)
+    assert runner.calls[0] == ["sync", "--id", "0", str(paths[0].parent), str(second.parent)]
+    assert sync(study, folder, runner=runner) == Synced(0, 3, 1)
+
+
 def test_after_a_refusal_only_the_rest_is_uploaded(logged) -> None:
     study, folder, paths = logged
     first = FakeWandb(refuse=f"{1:04d}/wandb")
