@@ -158,8 +158,6 @@ def _reference_files(
     assert not isinstance(result.detail, PreferenceEvaluation)
     kind = "Custom Classifier" if model.target else "Seq. Classifier"
     template = model.template or "tokenizer"
-    return list(
-        write_result_files(
-            result.detail, directory, model=name, model_type=kind, chat_template=template
-        )
+    return write_result_files(
+        result.detail, directory, model=name, model_type=kind, chat_template=template
     )

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from rmexp.sweep.schema import StudyConfig
 from rmexp.trial.adapter import AdapterConfig
+from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
 
@@ -24,7 +25,7 @@ Every key can be set on the command line (`KEY=VALUE`), in a config group, or in
 
 
 def reference_markdown() -> str:
-    """All keys of a trial, a study, an evaluation and a Rule Adapter: type, default, meaning."""
+    """All keys of a trial, a study, the other commands and a Rule Adapter: type, default, meaning."""
     parts = [_HEAD]
     for title, model in (
         ("A trial", TrialConfig),
@@ -33,6 +34,10 @@ def reference_markdown() -> str:
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, ""))
+    parts.append("## A comparison (`rmexp compare A B ...`)\n")
+    parts.append("Besides `suite` and `data`, which are those of an evaluation:\n")
+    words = {"models", "names", "suite", "data"}
+    parts.extend(_tables(CompareConfig, "", without=words))
     parts.append("## A Rule Adapter (`rmexp adapter train`, `check`)\n")
     parts.append("Besides a trial's keys from pairs to labels, and its `tracker`:\n")
     known = {*LabellingConfig.model_fields, "tracker"}
