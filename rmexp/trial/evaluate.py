@@ -27,7 +27,9 @@ class EvaluatedModelConfig(Section):
     )
     max_length: int | None = Field(None, ge=8, description="tokens; null: as stored, else 2048")
     precision: Literal["32", "bf16"] = "32"
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto", description="cpu, mps, cuda:1; cuda: all GPUs; auto: those, else the CPU"
+    )
     target: str | None = Field(
         None, description="package.module:Class with a method score, instead of a path"
     )

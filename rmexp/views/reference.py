@@ -25,7 +25,7 @@ Every key can be set on the command line (`KEY=VALUE`), in a config group, or in
 
 
 def reference_markdown() -> str:
-    """All keys of a trial, a study, the other commands and a Rule Adapter: type, default, meaning."""
+    """All keys of trials, studies and the other commands: type, default, meaning."""
     parts = [_HEAD]
     for title, model in (
         ("A trial", TrialConfig),
