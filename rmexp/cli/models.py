@@ -140,11 +140,13 @@ def _evaluate(config: DictConfig) -> None:
         result, written = run_evaluation(options, steps.advance)
 
     from rmexp.sweep.console import console
-    from rmexp.views.evaluation import figures_table, heading, other_metrics
+    from rmexp.views.evaluation import all_alike_note, figures_table, heading, other_metrics
 
     out = console()
     out.print(heading(result), markup=False)
     out.print(figures_table(result))
+    if note := all_alike_note(result):
+        out.print(note, markup=False)
     for name, value in other_metrics(result).items():
         print(f"{name:42s} {value:.6g}")
     for path in written:
