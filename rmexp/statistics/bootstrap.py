@@ -37,8 +37,13 @@ class Interval:
     level: float
     unanimous: bool = False
 
+    @property
+    def ends(self) -> str:
+        """Both ends in words."""
+        return f"{self.low:.3f} to {self.high:.3f}{', all alike' if self.unanimous else ''}"
+
     def __str__(self) -> str:
-        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.estimate:.3f} ({self.ends})"
 
 
 def bootstrap_mean(
@@ -136,7 +141,7 @@ def unanimous(
     Wilson's interval itself; for a difference it is on the wide side.
 
     >>> str(unanimous(1.0, 16, SHARE))
-    '1.000 (0.806 to 1.000)'
+    '1.000 (0.806 to 1.000, all alike)'
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     others = z**2 / (count + z**2)

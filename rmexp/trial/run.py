@@ -42,6 +42,7 @@ from rmexp.trial.measured import (
     measure,
     wants_base,
 )
+from rmexp.trial.model_card import add_to_card
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 from rmexp.trial.versions import code_fingerprint, library_versions
@@ -166,13 +167,14 @@ def run_trial(
         advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    trial.times["started"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
     state: State = "complete"
     reason = text = ""
     failure: FailureKind | None = None
     try:
         _run(trial, report)
+        add_to_card(trial.record("complete", ""), directory / MODEL)
     except Pruned as pruned:
         state, reason = "pruned", str(pruned)
     except KeyboardInterrupt:
@@ -181,7 +183,6 @@ def run_trial(
     except Exception as error:
         state, reason, failure = "failed", _one_line(error), failure_kind(error)
         text = "" if isinstance(error, UserError) else _traceback_end(error)
-    trial.times["started"] = started
     trial.times["total"] = round(time.monotonic() - clock, 3)
     record = trial.record(state, reason, text, failure)
     # The tracker first: once record.json is there, the trial is over for every reader.

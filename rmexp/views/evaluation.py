@@ -35,7 +35,7 @@ def figures_table(result: SetResult) -> Table:
         table.add_row(
             escape_markup(figure.name),
             f"{interval.estimate:.3f}",
-            _ends(interval),
+            interval.ends,
             _rows(figure),
         )
     return table
@@ -67,7 +67,7 @@ def comparison_table(comparison: Comparison) -> Table:
                 label,
                 escape_markup(model),
                 f"{interval.estimate:.3f}",
-                _ends(interval),
+                interval.ends,
                 "" if change is None else _signed(change),
                 _rows(found),
             )
@@ -246,11 +246,6 @@ def _signed(change: Interval) -> str:
     clear = " *" if change.low > 0 or change.high < 0 else ""
     alike = ", all alike" if change.unanimous else ""
     return f"{change.estimate:+.3f} ({change.low:+.3f} to {change.high:+.3f}{alike}){clear}"
-
-
-def _ends(interval: Interval) -> str:
-    alike = ", all alike" if interval.unanimous else ""
-    return f"{interval.low:.3f} to {interval.high:.3f}{alike}"
 
 
 def escape_markup(text: str) -> str:
