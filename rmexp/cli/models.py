@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,9 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
     from rmexp.cli.progress import Steps
 
     with Steps() as steps:
-        steps("evaluate")
-        result, written = run_evaluation(options, steps.advance, of_record=of_record)
+        # Begun by the first advance: what is wrong before it stays one line.
+        advance = partial(steps.advance_in, "evaluate")
+        result, written = run_evaluation(options, advance, of_record=of_record)
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import all_alike_note, figures_table, heading, other_metrics
