@@ -20,11 +20,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.ledger import (
-    ATTEMPT,
     CONTROLLER,
     DIRECTORY,
     FAILURE,
+    INTERRUPTED,
     RETRY,
+    USED,
     WITHDRAWN,
     Ledger,
     Point,
@@ -101,8 +102,8 @@ class Claims:
         """
         frozen = self.study._storage.get_trial(trial._trial_id)
         # A trial that never reached an executor has not used up an attempt.
-        fresh = DIRECTORY not in frozen.user_attrs
-        may = fresh or frozen.user_attrs.get(ATTEMPT, 0) < retries
+        blameless = DIRECTORY not in frozen.user_attrs or failure.kind == INTERRUPTED
+        may = blameless or frozen.user_attrs.get(USED, 0) < retries
         attrs: dict[str, Any] = {
             FAILURE: failure.kind,
             "reason": failure.reason,

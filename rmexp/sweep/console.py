@@ -176,6 +176,8 @@ def print_end(plan: SweepPlan) -> None:
 
 def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
     """One row a trial."""
+    from rmexp.sweep.ledger import state_of
+
     table = Table("trial", "state", "objective", *keys, "agreement", "rated", "seconds")
     for trial in trials:
         # Points of other studies and withdrawn claims are no trials of this one.
@@ -186,7 +188,7 @@ def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
         agreement = metrics.get("labels/agreement_with_human")
         table.add_row(
             str(trial.number),
-            trial.state.name.lower(),
+            state_of(trial),
             ", ".join(f"{value:.4f}" for value in trial.values or ()),
             *[_short(trial.params.get(k, "")) for k in keys],
             "" if agreement is None else f"{agreement:.3f}",

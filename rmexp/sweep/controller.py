@@ -19,7 +19,15 @@ from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
 from rmexp.sweep.leases import BEATS_PER_LEASE, Observer, Registration
-from rmexp.sweep.ledger import ATTEMPT, CONTROLLER, DIRECTORY, RETRY_OF, Ledger, params_key
+from rmexp.sweep.ledger import (
+    ATTEMPT,
+    CONTROLLER,
+    DIRECTORY,
+    INTERRUPTED,
+    RETRY_OF,
+    Ledger,
+    params_key,
+)
 from rmexp.sweep.mailbox import give_up
 from rmexp.sweep.outcome import OUTCOME, outcome_attrs
 from rmexp.sweep.samplers import make_sampler
@@ -29,6 +37,7 @@ from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
+_DEAD_CONTROLLER = Failure("lost_worker", "interrupted: its controller ended")
 ConfigFor = Callable[[dict[str, Any]], TrialConfig]
 
 
@@ -127,7 +136,11 @@ class Controller:
                     guarded=self.guarded,
                     objectives=len(self.config.directions),
                 )
-                self._loop()
+                try:
+                    self._loop()
+                except (KeyboardInterrupt, UserError):
+                    self._interrupt()
+                    raise
         finally:
             self.executor.close()
 
@@ -149,6 +162,14 @@ class Controller:
                 time.sleep(min(1.0, self.config.lease / BEATS_PER_LEASE))
                 self._ledger.refresh()
 
+    def _interrupt(self) -> None:
+        """Stop our trials and give their points back: the next run begins with them."""
+        self.executor.close()
+        self._ledger.refresh()
+        for number, trial in list(self._ledger.running.items()):
+            if number in self._jobs:
+                self._take_up(trial, Failure(INTERRUPTED, "the sweep was stopped"))
+
     def _look_around(self) -> None:
         """Fail the trials of dead controllers; now and then, as each look asks the storage."""
         if time.monotonic() - self._looked < self.config.lease / BEATS_PER_LEASE:
@@ -169,8 +190,12 @@ class Controller:
                 job.stopped = Failure("lost_worker", "given up by another controller")
                 self.executor.cancel(number)
 
-    def _take_up(self, orphan: FrozenTrial) -> None:
-        """End a dead controller's trial: by its record if it had finished, else as lost."""
+    def _take_up(
+        self,
+        orphan: FrozenTrial,
+        failure: Failure = _DEAD_CONTROLLER,
+    ) -> None:
+        """End a trial that nobody runs: by its record if it had finished, else as failed."""
         number = orphan.number
         trial = Trial(self.study, orphan._trial_id)
         try:
@@ -181,7 +206,6 @@ class Controller:
             if self._tell(trial, record):
                 self._say(f"trial {number} had finished ({record.state})")
             return
-        failure = Failure("lost_worker", "interrupted: its controller ended")
         if record is not None and record.state == "failed":
             failure = Failure.of_record(record)
         if self._claims.fail(trial, failure, self._retries(failure)):
@@ -315,6 +339,8 @@ class Controller:
             )
 
     def _retries(self, failure: Failure) -> int:
+        if failure.kind == INTERRUPTED:
+            return 0  # runs again whatever was retried before
         return self.config.retry.get(failure.kind, 0)
 
     def _then(self, number: int) -> str:

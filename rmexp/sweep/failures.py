@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from rmexp.sweep.ledger import FAILURE, RETRY, WITHDRAWN
+from rmexp.sweep.ledger import FAILURE, RETRY, WARM_START, WITHDRAWN
 from rmexp.trial.failure import KINDS, FailureKind
 from rmexp.trial.record import TrialRecord
 
@@ -18,12 +19,12 @@ class Failure:
     """Why a trial failed.
 
     Attributes:
-        kind: decides whether it is run again.
+        kind: decides whether it is run again; ``interrupted`` always is.
         reason: one line.
         traceback: the end of it; empty where there is none.
     """
 
-    kind: FailureKind
+    kind: FailureKind | Literal["interrupted"]
     reason: str
     traceback: str = ""
 
@@ -44,8 +45,12 @@ class FailureRow:
 
 
 def failure_rows(trials: Iterable[FrozenTrial]) -> list[FailureRow]:
-    """Failures by kind, in the order of :data:`KINDS`."""
-    failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get(WITHDRAWN)]
+    """Failures by kind, in the order of :data:`KINDS`; interruptions are none."""
+    failed = [
+        t
+        for t in trials
+        if t.state == TrialState.FAIL and not {WITHDRAWN, WARM_START} & t.user_attrs.keys()
+    ]
     count = Counter(t.user_attrs.get(FAILURE, "other") for t in failed)
     rows = []
     for kind in KINDS:

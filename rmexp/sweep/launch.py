@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp.errors import UserError
 from rmexp.sweep.controller import Controller, Progress
+from rmexp.sweep.drift import refuse_drift
 from rmexp.sweep.executors import make_executor
 from rmexp.sweep.lost_runs import LostRuns
 from rmexp.sweep.samplers import check_sampler
@@ -120,6 +121,8 @@ def plan_sweep(
     Raises:
         UserError: naming the key.
     """
+    for override in overrides:
+        _refuse_study_range(override)
     fixed = [o for o in overrides if not o.is_sweep_override()]
     composed = compose([_text(o) for o in fixed])
     _, rest = split_config(composed)
@@ -136,6 +139,18 @@ def plan_sweep(
     plan = SweepPlan(study, space, composed, compose, strings)
     _check_points(plan)
     return plan
+
+
+def _refuse_study_range(override: Override) -> None:
+    """A range is for a trial's key: one for the study's own keys would search nothing."""
+    key = override.key_or_group.lstrip("+")
+    if not override.is_sweep_override() or key.split(".")[0] not in StudyConfig.model_fields:
+        return
+    own = key.removeprefix("sweep.space.")
+    if own != key:
+        text = _text(override).partition("=")[2]
+        raise UserError(f"{key}: give the range to the key that is searched: '{own}={text}'")
+    raise UserError(f"{key}: belongs to the whole study and cannot be searched; give one value")
 
 
 def _check_points(plan: SweepPlan) -> None:
@@ -174,6 +189,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     executor = make_executor(plan.study.executor, plan.trainer, folder.root)
     folder.make()
     study = open_study(folder, plan.study.sweep, plan.space)
+    refuse_drift(study, split_config(plan.base)[0], plan.space)
     study.set_user_attr("target", plan.study.sweep.trials)
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
     lost = LostRuns()

@@ -96,6 +96,19 @@ def registered(study: optuna.Study) -> dict[str, dict[str, Any]]:
     }
 
 
+def gone(study: optuna.Study, locks: Path) -> set[str]:
+    """Ids of the controllers that ended, as far as that is known without waiting.
+
+    A controller that was killed on another host is not among them.
+    """
+    return {
+        name
+        for name, about in registered(study).items()
+        if about.get("left")
+        or (about["host"] == socket.gethostname() and _is_free(locks / f"{name}.lock"))
+    }
+
+
 @dataclass
 class Observer:
     """Tells the living controllers from the dead.
@@ -160,7 +173,6 @@ def _is_free(lock: Path) -> bool:
     except OSError:
         return False
     else:
-        lock.unlink(missing_ok=True)
         return True
     finally:
         os.close(handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.study import StudyDirection
@@ -23,6 +23,17 @@ RETRY = "retry"
 WITHDRAWN = "withdrawn"
 WARM_START = "warm_start"
 FAILURE = "failure"
+# Attempts that count against sweep.retry; an attempt that the user interrupted does not.
+USED = "retries_used"
+INTERRUPTED: Final = "interrupted"
+_STATE = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+STATES = (*_STATE.values(), INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Ledger:
 
     Attributes:
         study: Optuna's study.
-        count: finished trials by state, withdrawn ones left out.
+        count: finished trials by state, withdrawn and interrupted ones left out.
         running: trials that are running now, by number.
         best: the best complete trial that keeps the guards; None with several objectives.
         complete: complete trials by their parameters.
@@ -89,8 +100,10 @@ class Ledger:
     def owed(self, enqueued: list[dict[str, Any]]) -> Point | None:
         """The next point to run before the sampler is asked: retries, then the user's own."""
         for number, trial in self._owed.items():
-            attempt = trial.user_attrs.get(ATTEMPT, 0) + int(DIRECTORY in trial.user_attrs)
-            return Point(point_of(trial), {RETRY_OF: number, ATTEMPT: attempt})
+            began = int(DIRECTORY in trial.user_attrs)
+            attempt = trial.user_attrs.get(ATTEMPT, 0) + began
+            used = trial.user_attrs.get(USED, 0) + (0 if was_interrupted(trial) else began)
+            return Point(point_of(trial), {RETRY_OF: number, ATTEMPT: attempt, USED: used})
         for i, params in enumerate(enqueued):
             if not self._claims.get((ENQUEUED, i)):
                 return Point(params, {ENQUEUED: i})
@@ -118,7 +131,7 @@ class Ledger:
         if trial.user_attrs.get(WITHDRAWN):
             self._give_back_claim(trial)
             return
-        self.count[trial.state] += 1
+        self.count[trial.state] += not was_interrupted(trial)
         if trial.state == TrialState.FAIL:
             if trial.user_attrs.get(RETRY) and not self._claims.get((RETRY_OF, trial.number)):
                 self._owed[trial.number] = trial
@@ -156,6 +169,16 @@ def _claim(trial: FrozenTrial) -> tuple[str, int] | None:
         if name in trial.user_attrs:
             return name, trial.user_attrs[name]
     return None
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the user stopped the sweep while the trial ran: Optuna has no state for that."""
+    return trial.user_attrs.get(FAILURE) == INTERRUPTED
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """The trial's state in words, one of :data:`STATES`."""
+    return INTERRUPTED if was_interrupted(trial) else _STATE[trial.state]
 
 
 def params_key(params: Mapping[str, Any]) -> str:

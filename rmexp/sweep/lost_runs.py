@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from rmexp.sweep.job import TrialJob
+from rmexp.sweep.job import LOG, TrialJob
 
 _WAIT_SECONDS = 120.0
 
@@ -33,13 +33,14 @@ class LostRuns:
             "directory": str(job.directory),
             "reason": reason,
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rmexp.trial.lost"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        with (job.directory / LOG).open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rmexp.trial.lost"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
         assert process.stdin is not None
         with process.stdin:
             json.dump(told, process.stdin)

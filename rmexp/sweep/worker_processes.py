@@ -172,9 +172,15 @@ def _work(
         run = run_trial
 
     def report(epoch: int, value: float) -> bool:
-        with lock:
-            pipe.send((epoch, value))
-            return bool(pipe.recv())
+        try:
+            with lock:
+                pipe.send((epoch, value))
+                return bool(pipe.recv())
+        except (OSError, EOFError):
+            # The controller is dead and this trial with it: a record would tell a failure of the
+            # trial's own, which it is not, and keep its point from being run again.
+            os.killpg(0, signal.SIGKILL)
+            raise
 
     run(
         trial_config(job.config),

@@ -160,6 +160,7 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
     from rmexp.trial.labelled import part_of, rate
     from rmexp.trial.record import write_json
 
+    _check_device(config.device)
     rules = assembly.rule_set(config)
     data = assembly.read_pairs(config.data)
     pairs = part_of(data, config.data, "train")[: config.data.train_limit]
@@ -256,6 +257,16 @@ def _measure(
             if who != ADAPTER
         },
     )
+
+
+def _check_device(name: str) -> None:
+    """Before anything is rated for a training that cannot run."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not there
+        raise UserError(f"device: '{name}' cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _run_info(config: AdapterConfig) -> Any:

@@ -14,10 +14,11 @@ from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.evaluation.contamination import contamination
 from rmexp.evaluation.distribution import score_drift
 from rmexp.evaluation.objective import constraint_violation, names_in
+from rmexp.evaluation.preferences import PreferenceEvaluation
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set
 from rmexp.fingerprint import fingerprint
-from rmexp.preferences import Pair
+from rmexp.preferences import Pair, prompt_text
 from rmexp.reward.model import load_base_model
 from rmexp.trial.record import write_json
 from rmexp.trial.schema import EvaluationConfig, TrialConfig
@@ -104,6 +105,28 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
 def measure(scorer: Scorer, sets: Mapping[str, EvaluationSet]) -> dict[str, SetResult]:
     """Every set's result."""
     return {name: evaluate_set(scorer, of) for name, of in sets.items()}
+
+
+def wrongly_ranked(result: SetResult, most: int = 20) -> tuple[list[str], list[list[Any]]]:
+    """Column names and rows of the pairs that a model ranks against people, the clearest first.
+
+    Args:
+        result: of judged pairs.
+        most: rows.
+    """
+    detail = result.detail
+    assert isinstance(detail, PreferenceEvaluation)
+    gap = np.asarray(detail.chosen_scores) - np.asarray(detail.rejected_scores)
+    worst = [int(i) for i in np.argsort(gap, kind="stable")[:most] if gap[i] < 0]
+    rows = []
+    for i in worst:
+        pair = result.of.rows[i]
+        scores = [float(detail.chosen_scores[i]), float(detail.rejected_scores[i])]
+        rows.append(
+            [pair.id, prompt_text(pair.prompt), pair.chosen, pair.rejected, *scores, float(gap[i])]
+        )
+    columns = ["pair", "prompt", "preferred by people", "other response"]
+    return [*columns, "its score", "other score", "gap"], rows
 
 
 def drift_from(base: BaseResult, results: Mapping[str, SetResult]) -> dict[str, dict[str, float]]:

@@ -41,6 +41,7 @@ from rmexp.trial.measured import (
     known_metrics,
     measure,
     wants_base,
+    wrongly_ranked,
 )
 from rmexp.trial.model_card import add_to_card
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
@@ -243,6 +244,10 @@ def _evaluate(
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
+    if VALIDATION in results:
+        columns, rows = wrongly_ranked(results[VALIDATION])
+        trial.tracker.table("wrongly_ranked", columns, rows)
+        trial.report["wrongly_ranked"] = {"columns": columns, "rows": rows}
     if results:
         options = trial.config.evaluation
         known = known_metrics(results) | _base_metrics(base)

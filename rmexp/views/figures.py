@@ -17,6 +17,7 @@ STATE_COLOURS = {
     "running": "#56b4e9",
     "pruned": "#e69f00",
     "failed": "#d55e00",
+    "interrupted": "#98a0ab",
 }
 # Up to here an axis names each value.
 _FEW = 8

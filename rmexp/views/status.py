@@ -84,6 +84,8 @@ def summary(view: StudyView) -> str:
         f"{finished}{target} done (complete {counts['complete']}, pruned {counts['pruned']}), "
         f"failed {counts['failed']}, running {counts['running']}"
     )
+    if not counts["running"] and counts["interrupted"]:
+        text += f" (stopped; {counts['interrupted']} interrupted, the same command goes on)"
     if len(view.objectives) == 1 and view.best:
         best = view.trial(view.best[0])
         text += f", best {view.objectives[0]} {best.values[0]:.4f} (trial {best.number})"

@@ -14,17 +14,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
-from rmexp.sweep.study import StudyFolder
+from rmexp.sweep.leases import gone
+from rmexp.sweep.ledger import (
+    CONTROLLER,
+    INTERRUPTED,
+    STATES,
+    WARM_START,
+    WITHDRAWN,
+    Ledger,
+    state_of,
+)
+from rmexp.sweep.study import StudyFolder, front
 from rmexp.trial.record import TrialRecord
-
-STATES = ("complete", "pruned", "failed", "running", "waiting")
-_STATE = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class TrialView:
 
     Attributes:
         number: in the study.
-        state: one of ``STATES``.
+        state: one of :data:`rmexp.sweep.ledger.STATES`; a trial that its dead controller left
+            behind is ``interrupted``.
         values: the objectives; empty unless complete.
         params: the searched keys.
         curve: epoch to the objective reported after it.
@@ -128,12 +130,20 @@ class StudyView:
 
 def view_study(study: optuna.Study, folder: StudyFolder) -> StudyView:
     """Read a study, also while it runs; nothing is written."""
-    frozen = study.get_trials(deepcopy=False)
-    trials = tuple(_trial(t, folder) for t in sorted(frozen, key=lambda t: t.number))
-    best: tuple[int, ...] = ()
-    if any(t.state == TrialState.COMPLETE for t in frozen):
-        found = [study.best_trial] if len(study.directions) == 1 else study.best_trials
-        best = tuple(sorted(t.number for t in found))
+    frozen = [
+        # Points of other studies and withdrawn claims are no trials of this one.
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if not {WARM_START, WITHDRAWN} & trial.user_attrs.keys()
+    ]
+    ended = gone(study, folder.locks)
+    trials = tuple(_trial(t, folder, ended) for t in sorted(frozen, key=lambda t: t.number))
+    if len(study.directions) == 1:
+        ledger = Ledger(study)
+        ledger.refresh()
+        found = [] if ledger.best is None else [ledger.best]
+    else:
+        found = front(study)
     return StudyView(
         folder=folder,
         objectives=_objective_names(study, trials),
@@ -142,7 +152,7 @@ def view_study(study: optuna.Study, folder: StudyFolder) -> StudyView:
         log_keys=frozenset(
             k for t in frozen for k, d in t.distributions.items() if getattr(d, "log", False)
         ),
-        best=best,
+        best=tuple(sorted(t.number for t in found)),
         target=study.user_attrs.get("target"),
     )
 
@@ -157,13 +167,16 @@ def stored_test(trial: TrialView) -> dict[str, Any] | None:
         return None
 
 
-def _trial(trial: FrozenTrial, folder: StudyFolder) -> TrialView:
+def _trial(trial: FrozenTrial, folder: StudyFolder, ended: set[str]) -> TrialView:
     attrs = trial.user_attrs
     directory = attrs.get("directory")
     complete = trial.state == TrialState.COMPLETE
+    state = state_of(trial)
+    if state == "running" and attrs.get(CONTROLLER) in ended:
+        state = INTERRUPTED
     return TrialView(
         number=trial.number,
-        state=_STATE[trial.state],
+        state=state,
         values=tuple(trial.values) if complete and trial.values else (),
         params=trial.params,
         curve=trial.intermediate_values,

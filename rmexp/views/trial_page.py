@@ -40,6 +40,13 @@ def trial_page(view: StudyView, number: int, *, base: str, plotly: str | None) -
         card("critical rules", _sample(record, "critical_rules"), id="rules", note=_RULES_NOTE),
         card("metrics", _metrics(trial), id="metrics"),
         card("labelled pairs", _sample(record, "labelled_pairs"), id="pairs", wide=True),
+        card(
+            "wrongly ranked validation pairs",
+            _sample(record, "wrongly_ranked"),
+            id="wrong",
+            note="Those that the model ranks against people, the clearest first.",
+            wide=True,
+        ),
         card("config", _config(record), id="config"),
         card("log", _log(trial, record), id="log"),
         "</main>",
@@ -139,6 +146,8 @@ def _sample(record: TrialRecord | None, name: str) -> str:
     if not stored:
         return "<p>Nothing is stored for this trial.</p>"
     columns, rows = stored["columns"], stored["rows"]
+    if not rows:
+        return "<p>None.</p>"
     numbers = [i for i, value in enumerate(rows[0]) if isinstance(value, (int, float))]
     return table(columns, rows, numbers)
 

@@ -8,6 +8,7 @@ from sweep_doubles import SPACE, FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
 from rmexp.sweep.job import TrialJob
+from rmexp.sweep.ledger import state_of, was_interrupted
 from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import PrunerConfig, SamplerConfig
 from rmexp.sweep.space import Dimension, Space
@@ -34,7 +35,8 @@ def test_the_same_command_after_an_interruption_goes_on_to_the_target(tmp_path: 
         controller.run()
     assert first.closed
     done = states(study).count("COMPLETE")
-    lost = [t.params for t in study.get_trials() if t.state.name == "RUNNING"]
+    lost = [t.params for t in study.get_trials() if was_interrupted(t)]
+    assert "RUNNING" not in states(study)
     assert done < 6
     assert lost
     second = FakeExecutor()
@@ -48,6 +50,24 @@ def test_the_same_command_after_an_interruption_goes_on_to_the_target(tmp_path: 
     again = [job.config["gamma"] for job in second.submitted]
     assert all(params["gamma"] in again for params in lost)
     assert not {j.directory for j in first.submitted} & {j.directory for j in second.submitted}
+
+
+def test_a_point_survives_any_number_of_interruptions_and_none_counts_as_a_failure(
+    tmp_path: Path,
+) -> None:
+    for _ in range(4):
+        controller, study, _ = controller_of(
+            tmp_path, FakeExecutor(crash_after=0), trials=1, retry={}, max_failures=0
+        )
+        with pytest.raises(KeyboardInterrupt):
+            controller.run()
+    points = {t.params["gamma"] for t in study.get_trials()}
+    assert len(points) == 1
+    controller, study, events = controller_of(tmp_path, FakeExecutor(), trials=1)
+    controller.run()
+    assert [state_of(t) for t in study.get_trials()] == ["interrupted"] * 4 + ["complete"]
+    assert study.best_trial.params["gamma"] in points
+    assert events[-1].failed == 0
 
 
 def test_a_trial_that_ended_just_before_the_controller_died_counts(tmp_path: Path) -> None:

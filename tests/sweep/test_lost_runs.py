@@ -32,21 +32,40 @@ def test_the_controller_tells_of_lost_trials_and_of_no_others(tmp_path: Path) ->
     assert told[0][0] == executor.submitted[0]
 
 
+class DyingExecutor(FakeExecutor):
+    """Takes its controller along after two trials have started."""
+
+    def wait(self, on_report, timeout):
+        if len(self.submitted) == 2:
+            raise MemoryError
+        return super().wait(on_report, timeout)
+
+
 def test_the_next_controller_tells_of_a_dead_ones_trials(tmp_path: Path) -> None:
-    first = FakeExecutor(crash_after=2)
+    first = DyingExecutor()
     controller, _, _ = controller_of(tmp_path, first, trials=3)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(MemoryError):
         controller.run()
     controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=3)
     told: list[tuple[TrialJob, str]] = []
     controller.on_lost = lambda job, reason: told.append((job, reason))
     controller.run()
     left = {job.number: job for job in first.jobs}
-    assert {job.number for job, _ in told} == set(left)
+    assert {job.number for job, _ in told} == set(left) == {0, 1}
     for job, reason in told:
         assert job.identity == left[job.number].identity
         assert job.config["gamma"] == study.get_trials()[job.number].params["gamma"]
         assert reason == "interrupted: its controller ended"
+
+
+def test_a_stopped_sweep_tells_of_its_own_trials(tmp_path: Path) -> None:
+    first = FakeExecutor(crash_after=2)
+    controller, _, _ = controller_of(tmp_path, first, trials=3)
+    told: list[tuple[int, str]] = []
+    controller.on_lost = lambda job, reason: told.append((job.number, reason))
+    with pytest.raises(KeyboardInterrupt):
+        controller.run()
+    assert told == [(job.number, "the sweep was stopped") for job in first.jobs]
 
 
 def test_a_lost_run_ends_as_failed_under_its_own_id(tmp_path: Path) -> None:

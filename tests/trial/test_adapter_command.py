@@ -204,6 +204,7 @@ def test_an_adapter_that_does_not_fit_is_told_at_once(
     [
         ({"selection": {"strategy": "random"}}, "selection.strategy=random: an adapter learns"),
         ({"model": {"name": "/nowhere"}}, "model.name"),
+        ({"device": "abacus"}, "device: 'abacus' cannot be used"),
         ({"out": "/nowhere/adapter"}, "out: no folder"),
         ({"out": "/"}, "out: / exists already"),
     ],

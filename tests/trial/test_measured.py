@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from plain_scorer import LengthScorer
 
 from rmexp.errors import UserError
 from rmexp.evaluation.sets import evaluate_set, pairs_set
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.trial import measured
-from rmexp.trial.measured import guard_violations, known_metrics, wants_base
+from rmexp.trial.measured import guard_violations, known_metrics, wants_base, wrongly_ranked
 from rmexp.trial.run import run_trial
 from rmexp.trial.schema import EvaluationConfig, trial_config
 
@@ -160,3 +161,18 @@ def test_the_base_is_wanted_only_where_it_is_named() -> None:
     assert not wants_base(EvaluationConfig())
     assert wants_base(EvaluationConfig(objective="accuracy - base.accuracy"))
     assert wants_base(EvaluationConfig(guards=["Chat >= base.Chat - 1"]))
+
+
+def test_the_clearest_mistakes_come_first() -> None:
+    pairs = [
+        Pair(f"p{i}", prompt_from_text("q"), "a" * (100 + 10 * i), "b" * 120, "a") for i in range(5)
+    ]
+    columns, rows = wrongly_ranked(evaluate_set(LengthScorer(), pairs_set(pairs, "x")))
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    # The longer wins: p0 and p1 are wrong, p2 is a tie.
+    assert [row["pair"] for row in named] == ["p0", "p1"]
+    assert [row["gap"] for row in named] == pytest.approx([-0.2, -0.1])
+    assert named[0]["preferred by people"] == "a" * 100
+    assert named[0]["its score"] == 1.0
+    assert named[0]["other score"] == 1.2
+    assert len(wrongly_ranked(evaluate_set(LengthScorer(), pairs_set(pairs, "x")), 1)[1]) == 1

@@ -80,6 +80,26 @@ def test_what_a_config_names_is_gathered(files: dict[str, Any], tmp_path: Path) 
     assert found.line == f"sh {tmp_path}/out/run.sh"
 
 
+def test_rows_of_the_hub_are_taken_along(
+    files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    from rmexp.preferences.read import HUB_ROWS, json_rows
+    from rmexp.trial import assembly
+
+    rows = [row for _, row in json_rows(Path(files["data"]["path"]))]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *name, **of: rows)
+    config = trial_config({**files, "data": {"source": "hub", "name": "owner/pairs"}})
+    here = assembly.read_pairs(config.data)
+    found = prepare(config, tmp_path / "out", [], {})
+    assert "data.path" not in found.moved
+    assert HUB_ROWS not in os.environ
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    monkeypatch.setenv(HUB_ROWS, str(tmp_path / "out" / "hub_rows"))
+    assert assembly.read_pairs(config.data).fingerprint == here.fingerprint
+
+
 @pytest.mark.parametrize(
     ("change", "swept", "message"),
     [

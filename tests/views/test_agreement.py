@@ -163,7 +163,7 @@ def test_every_panel_has_data(made) -> None:
     app = make_app(folder.root.parent.parent)
     for trial in view.of_state("complete"):
         page = _get(app, f"/study/mixed/trial/{trial.number}")
-        for panel in ("params", "curves", "rules", "metrics", "pairs", "config", "log"):
+        for panel in ("params", "curves", "rules", "metrics", "pairs", "wrong", "config", "log"):
             start = page.index(f'id="{panel}"')
             card = page[start : page.index("</section>", start)]
             assert re.search(r"<td|<pre|class=\"picture\"", card), (trial.number, panel)

@@ -6,7 +6,8 @@ import pytest
 from synthetic_study import make_study
 
 from rmexp.cli import main
-from rmexp.views.status import seconds_left, step_of, watch
+from rmexp.sweep.leases import Registration
+from rmexp.views.status import seconds_left, step_of, summary, watch
 from rmexp.views.study_view import view_study
 
 
@@ -65,3 +66,19 @@ def test_watch_tells_each_change_once_and_ends_at_the_target(
     assert len(lines) == 2
     assert "2 of 3 done" in lines[0]
     assert "best accuracy 0.9900 (trial 2)" in lines[1]
+
+
+def test_trials_of_a_dead_controller_are_not_called_running(tmp_path: Path) -> None:
+    study, folder = make_study(tmp_path)
+    running = [t for t in study.get_trials() if t.state.name == "RUNNING"]
+    assert running
+    registration = Registration(study, folder.locks)
+    for trial in running:
+        study._storage.set_trial_user_attr(trial._trial_id, "controller", registration.id)
+    with registration.held(60):
+        assert view_study(study, folder).counts()["running"] == len(running)
+    view = view_study(study, folder)
+    assert view.counts()["running"] == 0
+    assert view.counts()["interrupted"] == len(running)
+    assert "the same command goes on" in summary(view)
+    assert seconds_left(view) is None

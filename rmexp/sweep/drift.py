@@ -1,0 +1,86 @@
+"""A study's trials must be comparable: what is not searched stays as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, json_to_distribution
+
+from rmexp.errors import UserError
+from rmexp.sweep.space import Space
+
+_CONFIG = "config"
+_SPACE = "space"
+# These change where a trial keeps or tells things, not what it computes.
+_FREE = ("cache_dir", "tracker", "rating", "trainer.threads")
+_SHOWN = 3
+
+
+def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -> None:
+    """Note what the study is made with, or compare with what was noted at its beginning.
+
+    Numeric ranges may be widened or narrowed; Optuna cannot change the choices of a key.
+
+    Args:
+        study: Optuna's study.
+        config: the trial's config as composed, before any point is chosen.
+        space: the searched keys.
+
+    Raises:
+        UserError: naming the keys that differ, with both values.
+    """
+    searched = {d.key for d in space.dimensions}
+    now = {
+        key: value
+        for key, value in _flat(config).items()
+        if not _below(key, searched) and not _below(key, _FREE)
+    }
+    ranges = {
+        d.key: optuna.distributions.distribution_to_json(d.distribution) for d in space.dimensions
+    }
+    noted = study.user_attrs.get(_CONFIG)
+    if noted is None:
+        study.set_user_attr(_CONFIG, now)
+        study.set_user_attr(_SPACE, ranges)
+        return
+    differing = [
+        f"{key} was {_said(noted, key)}, now {_said(now, key)}"
+        for key in sorted(noted.keys() | now.keys())
+        if noted.get(key) != now.get(key) or (key in noted) != (key in now)
+    ]
+    for key, text in study.user_attrs.get(_SPACE, {}).items():
+        old = json_to_distribution(text)
+        new = space.distributions.get(key)
+        if isinstance(old, CategoricalDistribution) and new is not None and new != old:
+            differing.append(f"{key} was searched in {_choices(old)}, now in {_choices(new)}")
+    if differing:
+        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        raise UserError(
+            f"study '{study.study_name}': {'; '.join(differing[:_SHOWN])}{more}: its trials would "
+            "not be comparable; give the same, or start another with study=NAME"
+        )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat
+
+
+def _below(key: str, roots: Iterable[str]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
+
+
+def _said(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "searched or not there"
+
+
+def _choices(distribution: Any) -> str:
+    return str(list(getattr(distribution, "choices", [str(distribution)])))

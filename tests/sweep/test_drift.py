@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from rmexp.errors import UserError
+from rmexp.sweep.drift import refuse_drift
+from rmexp.sweep.launch import _refuse_study_range
+from rmexp.sweep.space import Space, build_space
+
+BASE: dict[str, Any] = {
+    "gamma": 1.0,
+    "r": 5,
+    "data": {"limit": None, "split": {"train": 0.7}},
+    "rules": {"name": "core20", "ids": None},
+    "tracker": {"kind": "wandb"},
+    "cache_dir": "/a",
+}
+
+
+def _space(**expressions: str) -> Space:
+    return build_space(
+        expressions, [], lambda group: ["core20", "safety100"] if group == "rules" else []
+    )[0]
+
+
+def _study() -> optuna.Study:
+    study = optuna.create_study(study_name="s")
+    refuse_drift(study, BASE, _space(gamma="choice(0,1)", epochs="range(1,4)"))
+    return study
+
+
+@pytest.mark.parametrize(
+    ("config", "space", "message"),
+    [
+        ({"data": {"limit": 40, "split": {"train": 0.7}}}, {}, r"data\.limit was null, now 40"),
+        ({"r": 3}, {}, r"r was 5, now 3"),
+        ({}, {"r": "choice(1,3)"}, r"r was 5, now searched"),
+        ({}, {"gamma": "choice(0,2)"}, r"gamma was searched in \[0, 1\], now in \[0, 2\]"),
+    ],
+)
+def test_a_study_refuses_what_would_make_its_trials_incomparable(
+    config: dict[str, Any], space: dict[str, str], message: str
+) -> None:
+    ranges = {"gamma": "choice(0,1)", "epochs": "range(1,4)", **space}
+    with pytest.raises(UserError, match=rf"study 's': .*{message}.*study=NAME"):
+        refuse_drift(_study(), {**BASE, **config}, _space(**ranges))
+
+
+def test_where_things_are_kept_and_wider_numeric_ranges_are_free() -> None:
+    study = _study()
+    moved = {**BASE, "cache_dir": "/b", "tracker": {"kind": "none"}, "gamma": 7.0}
+    refuse_drift(study, moved, _space(gamma="choice(0,1)", epochs="range(1,9)"))
+
+
+def test_a_group_that_is_searched_may_differ_below() -> None:
+    study = optuna.create_study(study_name="s")
+    space = _space(rules="choice(core20,safety100)")
+    refuse_drift(study, BASE, space)
+    refuse_drift(study, {**BASE, "rules": {"name": "safety100", "ids": None}}, space)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sweep.space.r=choice(1,9)", r"'r=choice\(1,9\)'"),
+        ("+sweep.space.r=choice(1,9)", r"'r=choice\(1,9\)'"),
+        ("study=choice(a,b)", "belongs to the whole study"),
+        ("sweep.trials=range(1,3)", "belongs to the whole study"),
+    ],
+)
+def test_a_range_for_the_studys_own_keys_is_refused(text: str, message: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([text])
+    with pytest.raises(UserError, match=message):
+        _refuse_study_range(override)
+
+
+def test_a_range_for_a_trials_key_is_not(tmp_path: Path) -> None:
+    for text in ("r=choice(1,9)", "sweep=starter", "rules=choice(core20,safety100)"):
+        (override,) = OverridesParser.create().parse_overrides([text])
+        _refuse_study_range(override)
