@@ -2,7 +2,7 @@
 
 import threading
 
-import tqdm
+import tqdm  # type: ignore[import-untyped]
 
 import rmexp.backbone.load
 import rmexp.evaluation.preferences
