@@ -41,6 +41,7 @@ from rmexp.trial.measured import (
     guard_violations,
     known_metrics,
     measure,
+    scoring_device,
     wants_base,
     wrongly_ranked,
 )
@@ -279,7 +280,7 @@ def _evaluate(
     base: BaseResult | None,
 ) -> None:
     """Measure the saved model; the objective and the guards from what was measured."""
-    scorer = load_reward_model(trial.directory / MODEL)
+    scorer = load_reward_model(trial.directory / MODEL, device=scoring_device(trial.config))
     scorer.progress = trial.advance
     results = measure(scorer, sets)
     for name, result in results.items():
