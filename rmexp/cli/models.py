@@ -1,9 +1,10 @@
-"""Commands about training and measuring models: train, sweep, evaluate, compare."""
+"""Commands about training and using models: train, sweep, evaluate, compare, score."""
 
 from __future__ import annotations
 
 import datetime
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ def compare(words: list[str]) -> None:
             break
         models.append(words[len(models)])
     run_composed("compare", words[len(models) :], lambda config: _compare(config, models))
+
+
+def score(words: list[str]) -> None:
+    """Rewards for the rows of a file."""
+    run_composed("score", words, _score)
 
 
 def prepare(words: list[str]) -> None:
@@ -136,8 +142,7 @@ def _evaluate(config: DictConfig) -> None:
     from rmexp.cli.progress import Steps
 
     with Steps() as steps:
-        steps("evaluate")
-        result, written = run_evaluation(options, steps.advance)
+        result, written = run_evaluation(options, partial(steps.advance_in, "evaluate"))
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import figures_table, heading, other_metrics
@@ -149,6 +154,22 @@ def _evaluate(config: DictConfig) -> None:
         print(f"{name:42s} {value:.6g}")
     for path in written:
         print(f"written: {path}")
+
+
+def _score(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.schema import checked
+    from rmexp.trial.score import ScoreConfig, score_file
+
+    options = checked(ScoreConfig, plain_config(config))
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        scores = score_file(options, partial(steps.advance_in, "score"))
+    low, mean, high = scores.min(), scores.mean(), scores.max()
+    print(f"{len(scores)} scores from {low:.4g} to {high:.4g}, mean {mean:.4g}")
+    print(f"written: {options.out}")
 
 
 def _compare(config: DictConfig, models: list[str]) -> None:

@@ -15,6 +15,7 @@ from rmexp.sweep.schema import StudyConfig
 from rmexp.trial.adapter import AdapterConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
+from rmexp.trial.score import ScoreConfig
 
 _HEAD = """# Config reference
 
@@ -24,12 +25,13 @@ Every key can be set on the command line (`KEY=VALUE`), in a config group, or in
 
 
 def reference_markdown() -> str:
-    """All keys of a trial, a study, an evaluation and a Rule Adapter: type, default, meaning."""
+    """All keys of a trial, a study and the commands: type, default, meaning."""
     parts = [_HEAD]
     for title, model in (
         ("A trial", TrialConfig),
         ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig),
         ("An evaluation (`rmexp evaluate`)", EvaluateConfig),
+        ("Scores for a file (`rmexp score`)", ScoreConfig),
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, ""))
@@ -56,7 +58,7 @@ def _tables(
                 below.append(f"### `{prefix}{name}`{which}\n\n{about}\n")
                 below.extend(_tables(section, f"{prefix}{name}."))
         else:
-            rows.append(_row(f"{prefix}{name}", field))
+            rows.append(_row(f"{prefix}{field.alias or name}", field))
     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     return [head + "\n".join(rows) + "\n", *below] if rows else below
 
