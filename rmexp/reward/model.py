@@ -95,7 +95,7 @@ class RewardModel:
         bad = np.flatnonzero(~np.isfinite(result))
         if len(bad):
             shown = ", ".join(str(i) for i in bad[:5])
-            raise NonFiniteError(f"the score is NaN or infinite at rows {shown}")
+            raise NonFiniteError(f"the score is NaN or infinite at rows {shown}", bad.tolist())
         return result
 
     def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
