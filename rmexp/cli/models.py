@@ -192,9 +192,6 @@ def _score(config: DictConfig) -> None:
     print(f"written: {options.out}")
 
 
-def _compare(config: DictConfig, models: list[str]) -> None:
-
-
 def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.compare import CompareConfig, compare_models
