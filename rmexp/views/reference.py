@@ -20,6 +20,7 @@ from rmexp.trial.adapter import AdapterConfig
 from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
+from rmexp.trial.score import ScoreConfig
 
 _HEAD = """# Config reference
 
@@ -37,6 +38,7 @@ def reference_markdown() -> str:
         ("A trial", TrialConfig, "train"),
         ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig, "train"),
         ("An evaluation (`rmexp evaluate`)", EvaluateConfig, "evaluate"),
+        ("Scores for a file (`rmexp score`)", ScoreConfig, "score"),
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, "", _composed(command)))
@@ -92,7 +94,7 @@ def _tables(
                 )
                 below.extend(_tables(section, f"{prefix}{name}.", composed if chosen else {}))
         else:
-            rows.append(_row(f"{prefix}{name}", field, composed))
+            rows.append(_row(f"{prefix}{field.alias or name}", field, composed))
     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     return [head + "\n".join(rows) + "\n", *below] if rows else below
 
