@@ -12,7 +12,7 @@ class NonFiniteError(ArithmeticError):
     """A loss or a score is NaN or infinite; the message names the rows.
 
     Attributes:
-        rows: places of the scores among those that were asked for; empty for a loss.
+        rows: which of the scores asked for, where it is about scores.
     """
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:

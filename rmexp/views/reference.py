@@ -32,7 +32,7 @@ and the schema's follows: it holds where you choose a group that sets none.
 
 
 def reference_markdown() -> str:
-    """All keys of trials, studies and the other commands: type, default, meaning."""
+    """All keys of a trial, a study and the commands: type, default, meaning."""
     parts = [_HEAD]
     for title, model, command in (
         ("A trial", TrialConfig, "train"),
