@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.errors import UserError
@@ -73,8 +74,9 @@ def scoring_device(config: TrialConfig) -> str:
 def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseResult:
     """Score the model before training, or find what was scored before.
 
-    In float32, as the trained model is scored in the end. The result depends on weights, text form, seed (of a head that the weights lack), sets and
-    code, and is kept under their fingerprint in ``cache_dir/base``.
+    In float32, as the trained model is scored in the end. The result depends on weights, text
+    form, seed (of a head that the weights lack), sets and code, and is kept under their
+    fingerprint in ``cache_dir/base``.
     """
     model = config.model
     cache = Path(config.cache_dir)
@@ -106,6 +108,43 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"metrics": found.metrics, "scores": found.scores})
     return found
+
+
+@dataclass
+class InTraining:
+    """The model between epochs, for an objective over more than an epoch itself measures.
+
+    Attributes:
+        sets: what the trained model is measured on in the end.
+        scores: set to its scores by the latest model measured, before training that of the base.
+        model: the one in training; None before it is there, or where it is sharded.
+    """
+
+    sets: Mapping[str, EvaluationSet]
+    scores: dict[str, NDArray[np.float64]]
+    model: Scorer | None = None
+
+    @classmethod
+    def of(cls, sets: Mapping[str, EvaluationSet], base: BaseResult | None) -> InTraining:
+        """Nothing is measured yet but the base, where it was wanted."""
+        scores = {} if base is None else {n: np.array(s) for n, s in base.scores.items()}
+        return cls(sets, scores)
+
+    def measure(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Metrics by the names that objectives use, and the drift since last time as ``SET/...``.
+
+        Raises:
+            ValueError: a score that is no finite number, naming its row.
+        """
+        assert self.model is not None
+        results = measure(self.model, self.sets)
+        drift: dict[str, float] = {}
+        for name, result in results.items():
+            if name in self.scores:
+                moved = score_drift(self.scores[name], result.scores).metrics()
+                drift |= {f"{name}/{what}": value for what, value in moved.items()}
+            self.scores[name] = result.scores
+        return known_metrics(results), drift
 
 
 def measure(scorer: Scorer, sets: Mapping[str, EvaluationSet]) -> dict[str, SetResult]:
