@@ -21,7 +21,7 @@ from rmexp.backbone.load import (
 from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.parallel import parallel_scores, row_budget
 from rmexp.backbone.quiet import quiet_transformers
-from rmexp.backbone.sources import resolve_model
+from rmexp.backbone.sources import hub_name, resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
 from rmexp.backbone.tokens import text_key
 from rmexp.errors import UserError
@@ -29,6 +29,8 @@ from rmexp.preferences.pair import Prompt, prompt_from_text
 from rmexp.reward.losses import NonFiniteError
 
 SETTINGS_FILE = "rmexp_reward.json"
+CARD = "README.md"
+HOW_IT_WAS_MADE = "## How it was made"
 _NOTHING = PeftOptions(kind="head_only")  # so that bf16 keeps the whole trunk in bfloat16
 
 
@@ -118,7 +120,7 @@ class RewardModel:
             self.classifier.model.save_pretrained(folder, **options)
             self.classifier.tokenizer.save_pretrained(folder)
         (folder / SETTINGS_FILE).write_text(json.dumps(self._settings(), indent=2) + "\n")
-        (folder / "README.md").write_text(self._card())
+        (folder / CARD).write_text(self._card(), encoding="utf-8")
         return folder
 
     def _settings(self) -> dict[str, Any]:
@@ -140,7 +142,7 @@ class RewardModel:
         )
         return _CARD.format(
             library="peft" if adapter else "transformers",
-            base=self.base or "unknown",
+            base=hub_name(self.base) or "unknown",
             template=self.template.name,
             max_length=self.template.max_length,
             auto=auto,
