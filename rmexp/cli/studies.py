@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rmexp.sweep.job import Executor
     from rmexp.sweep.study import StudyFolder
+    from rmexp.trial.schema import TrainerConfig
 
 
 def best(words: list[str]) -> None:
@@ -116,7 +117,7 @@ def _rerun_seeds(folder: StudyFolder, number: int, options: argparse.Namespace) 
             folder,
             {number: config},
             seeds,
-            _executor(options),
+            _executor(options, config.trainer),
             on_event=lambda event: console(stderr=True).print(event, markup=False),
         )[number]
     print(f"trial {number} of study {folder.name} on {len(seeds)} fresh seeds, test pairs:")
@@ -163,14 +164,17 @@ def confirm(words: list[str]) -> None:
     _add_runner(parser)
     options = parser.parse_args(words)
     from rmexp.sweep.confirm import confirm as run_confirmation
+    from rmexp.sweep.confirm import top_trials
     from rmexp.sweep.console import console, print_confirmation
+    from rmexp.trial.record import TrialRecord
 
     study, folder = _study(options)
+    first = TrialRecord.read(folder.trial(top_trials(study, 1)[0].number))
     with folder.controlled():
         result = run_confirmation(
             study,
             folder,
-            _executor(options),
+            _executor(options, first.trial_config.trainer),
             top=options.top,
             seeds=options.seeds,
             on_drift=options.on_drift,
@@ -294,11 +298,11 @@ def _add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inline", action="store_true", help="one after the other, here")
 
 
-def _executor(options: argparse.Namespace) -> Executor:
+def _executor(options: argparse.Namespace, trainer: TrainerConfig) -> Executor:
     from rmexp.sweep.executors import make_executor
     from rmexp.sweep.schema import InlineExecutorConfig, ProcessExecutorConfig
     from rmexp.trial.schema import checked
 
     if options.inline:
         return make_executor(InlineExecutorConfig(kind="inline"))
-    return make_executor(checked(ProcessExecutorConfig, {"slots": options.slots}))
+    return make_executor(checked(ProcessExecutorConfig, {"slots": options.slots}), trainer)
