@@ -4,8 +4,8 @@ Starter data, MiniLM with its last two layers trained, precomputed ratings on bo
 tracker on either. The peer lives in an environment of its own, since it pins optuna<3:
 
     python -m venv ../venv-hos
-    ../venv-hos/bin/pip install hydra-optuna-sweeper==1.3.0 hydra-core==1.3.8 "sqlalchemy<2" "alembic<1.14" \
-        "setuptools<81" torch==2.13.0 pytorch-lightning==2.6.6 transformers==5.24.0
+    ../venv-hos/bin/pip install hydra-optuna-sweeper==1.3.0 hydra-core==1.3.8 "sqlalchemy<2" \
+        "alembic<1.14" "setuptools<81" torch==2.13.0 pytorch-lightning==2.6.6 transformers==5.24.0
     python benchmarks/sweep_throughput.py --peer-python ../venv-hos/bin/python
 
 Told are wall seconds from the command's start to its end, imports included. `equal trials`: all 24
