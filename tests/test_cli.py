@@ -83,6 +83,8 @@ def test_the_config_is_shown_without_importing_anything_heavy(tmp_path: Path) ->
         (("compare", "/nowhere"), "two models or more"),
         (("compare", "/nowhere", "/elsewhere"), "/nowhere"),
         (("compare", "unheard_of:3", "/elsewhere"), "unheard_of"),
+        (("score", "model.path=/nowhere", "out=x.jsonl"), "in: missing"),
+        (("score", "model.path=/nowhere", "in=/no.jsonl", "out=x.jsonl"), "/no.jsonl"),
         (("label",), "out"),
         (("label", "out=labels.csv"), ".parquet or .jsonl"),
         (("rules",), "rmexp rules audit"),

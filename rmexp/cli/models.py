@@ -1,4 +1,4 @@
-"""Commands about training and measuring models: train, sweep, evaluate, compare."""
+"""Commands about training and using models: train, sweep, evaluate, compare, score."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def compare(words: list[str]) -> None:
         models.append(words[len(models)])
     rest = words[len(models) :]
     run_composed("compare", rest, lambda config: _compare(config, models, not _names_data(rest)))
+
+
+def score(words: list[str]) -> None:
+    """Rewards for the rows of a file."""
+    run_composed("score", words, _score)
 
 
 def prepare(words: list[str]) -> None:
@@ -165,6 +170,26 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
         print(f"{name:42s} {text}")
     for path in written:
         print(f"written: {path}")
+
+
+def _score(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.schema import checked
+    from rmexp.trial.score import ScoreConfig, score_file
+
+    plain = plain_config(config)
+    model = plain.get("model", {})
+    if model.get("path") is not None:
+        model["path"] = _trial_folder(str(model["path"]), plain)
+    options = checked(ScoreConfig, plain)
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        scores = score_file(options, partial(steps.advance_in, "score"))
+    low, mean, high = scores.min(), scores.mean(), scores.max()
+    print(f"{len(scores)} scores from {low:.4g} to {high:.4g}, mean {mean:.4g}")
+    print(f"written: {options.out}")
 
 
 def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:

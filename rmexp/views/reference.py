@@ -17,8 +17,10 @@ from rmexp.config_files import config_dir
 from rmexp.sweep.schema import StudyConfig
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.adapter import AdapterConfig
+from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
+from rmexp.trial.score import ScoreConfig
 
 _HEAD = """# Config reference
 
@@ -30,15 +32,20 @@ and the schema's follows: it holds where you choose a group that sets none.
 
 
 def reference_markdown() -> str:
-    """All keys of a trial, a study, an evaluation and a Rule Adapter: type, default, meaning."""
+    """All keys of a trial, a study and the commands: type, default, meaning."""
     parts = [_HEAD]
     for title, model, command in (
         ("A trial", TrialConfig, "train"),
         ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig, "train"),
         ("An evaluation (`rmexp evaluate`)", EvaluateConfig, "evaluate"),
+        ("Scores for a file (`rmexp score`)", ScoreConfig, "score"),
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, "", _composed(command)))
+    parts.append("## A comparison (`rmexp compare A B ...`)\n")
+    parts.append("Besides `suite` and `data`, which are those of an evaluation:\n")
+    words = {"models", "names", "suite", "data"}
+    parts.extend(_tables(CompareConfig, "", _composed("compare"), without=words))
     parts.append("## A Rule Adapter (`rmexp adapter train`, `check`)\n")
     parts.append("Besides a trial's keys from pairs to labels, and its `tracker`:\n")
     known = {*LabellingConfig.model_fields, "tracker"}
@@ -87,7 +94,7 @@ def _tables(
                 )
                 below.extend(_tables(section, f"{prefix}{name}.", composed if chosen else {}))
         else:
-            rows.append(_row(f"{prefix}{name}", field, composed))
+            rows.append(_row(f"{prefix}{field.alias or name}", field, composed))
     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     return [head + "\n".join(rows) + "\n", *below] if rows else below
 
