@@ -44,6 +44,7 @@ from rmexp.trial.measured import (
     wants_base,
     wrongly_ranked,
 )
+from rmexp.trial.model_card import add_to_card
 from rmexp.trial.ranks import run_ranks
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
@@ -186,13 +187,14 @@ def run_here(
         advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    trial.times["started"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
     state: State = "complete"
     reason = text = ""
     failure: FailureKind | None = None
     try:
         _run(trial, report)
+        add_to_card(trial.record("complete", ""), directory / MODEL)
     except Pruned as pruned:
         state, reason = "pruned", str(pruned)
     except KeyboardInterrupt:
@@ -201,7 +203,6 @@ def run_here(
     except Exception as error:
         state, reason, failure = "failed", one_line(error), failure_kind(error)
         text = "" if isinstance(error, UserError) else traceback_end(error)
-    trial.times["started"] = started
     trial.times["total"] = round(time.monotonic() - clock, 3)
     record = trial.record(state, reason, text, failure)
     # The tracker first: once record.json is there, the trial is over for every reader.
