@@ -33,7 +33,9 @@ class CompareConfig(Section):
     part: Literal["train", "validation", "test", "all"] = Field(
         "test", description="which part of the split (suite=pairs)"
     )
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto", description="cpu, mps, cuda:1; cuda: all GPUs; auto: those, else the CPU"
+    )
     out: str | None = Field(None, description="JSON file for the whole comparison")
     picture: str | None = Field(None, description="HTML file for the picture")
     output_dir: str = Field("outputs", description="where studies lie")
@@ -55,7 +57,7 @@ class CompareConfig(Section):
         return {
             "data": DataConfig().model_dump(mode="json"),
             "suite": SuiteConfig().model_dump(mode="json"),
-            "device": "cpu",
+            "device": "auto",
         }
 
 

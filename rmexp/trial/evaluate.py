@@ -28,7 +28,9 @@ class EvaluatedModelConfig(Section):
     )
     max_length: int | None = Field(None, ge=8, description="tokens; null: as stored, else 2048")
     precision: Literal["32", "bf16"] = "32"
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto", description="cpu, mps, cuda:1; cuda: all GPUs; auto: those, else the CPU"
+    )
     target: str | None = Field(
         None, description="package.module:Class with a method score, instead of a path"
     )
@@ -228,8 +230,6 @@ def _reference_files(
     assert not isinstance(result.detail, PreferenceEvaluation)
     kind = "Custom Classifier" if model.target else "Seq. Classifier"
     template = model.template or "tokenizer"
-    return list(
-        write_result_files(
-            result.detail, directory, model=name, model_type=kind, chat_template=template
-        )
+    return write_result_files(
+        result.detail, directory, model=name, model_type=kind, chat_template=template
     )

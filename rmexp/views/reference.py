@@ -17,6 +17,7 @@ from rmexp.config_files import config_dir
 from rmexp.sweep.schema import StudyConfig
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.adapter import AdapterConfig
+from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.export import ExportConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
@@ -43,6 +44,10 @@ def reference_markdown() -> str:
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, "", _composed(command)))
+    parts.append("## A comparison (`rmexp compare A B ...`)\n")
+    parts.append("Besides `suite` and `data`, which are those of an evaluation:\n")
+    words = {"models", "names", "suite", "data"}
+    parts.extend(_tables(CompareConfig, "", _composed("compare"), without=words))
     parts.append("## A Rule Adapter (`rmexp adapter train`, `check`)\n")
     parts.append("Besides a trial's keys from pairs to labels, and its `tracker`:\n")
     known = {*LabellingConfig.model_fields, "tracker"}

@@ -20,6 +20,7 @@ def test_every_key_is_in_the_reference() -> None:
         "rater.encoder",
         "sweep.pruner.kind",
         "executor.slots",
+        "picture",
     ):
         assert f"`{key}`" in text
 
