@@ -400,6 +400,7 @@ def _train(
         report=after_epoch,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        sharded_checkpoints=config.trainer.sharded_checkpoints,
         resolved=config.to_plain(),
         progress=trial.advance,
     )
