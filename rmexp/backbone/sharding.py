@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +15,13 @@ StrategyName = Literal["auto", "ddp", "fsdp", "fsdp2"]
 
 
 def strategy_of(
-    name: StrategyName, classifier: Classifier, *, accelerator: str, devices: int, nodes: int = 1
+    name: StrategyName,
+    classifier: Classifier,
+    *,
+    accelerator: str,
+    devices: int,
+    nodes: int = 1,
+    sharded_checkpoints: bool = False,
 ) -> Any:
     """Lightning's strategy.
 
@@ -23,6 +31,7 @@ def strategy_of(
         accelerator: cpu, gpu or mps.
         devices: on each node.
         nodes: how many machines.
+        sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp2).
 
     Raises:
         UserError: the strategy does not fit the accelerator.
@@ -44,16 +53,50 @@ def strategy_of(
             state_dict_type="full",
         )
     if name == "fsdp2":
-        from pytorch_lightning.strategies import ModelParallelStrategy
-
         # Lightning's "auto" would put tensor parallelism inside the node.
-        return ModelParallelStrategy(
+        return _partial_checkpoints()(
             data_parallel_size=devices * nodes,
             tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
+            save_distributed_checkpoint=sharded_checkpoints,
             process_group_backend="gloo" if accelerator == "cpu" else None,
         )
     raise UserError(f"trainer.strategy={name}: use one of auto, ddp, fsdp, fsdp2")
+
+
+@cache
+def _partial_checkpoints() -> type:
+    from pytorch_lightning.strategies import ModelParallelStrategy
+
+    class PartialCheckpoints(ModelParallelStrategy):
+        """Reads sharded checkpoints that hold what is trained, and not the frozen base.
+
+        Lightning's own asks a folder of parts for every weight of the model.
+        """
+
+        def load_checkpoint(self, checkpoint_path: Any, weights_only: Any = None) -> dict[str, Any]:
+            path = Path(self.broadcast(checkpoint_path))
+            if not path.is_dir():
+                return super().load_checkpoint(path, weights_only)
+            import torch.distributed.checkpoint as parts
+            from torch.distributed.checkpoint.state_dict import (
+                get_model_state_dict,
+                get_optimizer_state_dict,
+                set_optimizer_state_dict,
+            )
+
+            trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
+            every = get_model_state_dict(self.model)
+            state: dict[str, Any] = {"state_dict": {n: every[n] for n in every if n in trained}}
+            for number, optimizer in enumerate(self.optimizers):
+                state[f"optimizer_{number}"] = get_optimizer_state_dict(self.model, optimizer)
+            parts.load(state, checkpoint_id=path)
+            self.model.load_state_dict(state["state_dict"], strict=False)
+            for number, optimizer in enumerate(self.optimizers):
+                set_optimizer_state_dict(self.model, optimizer, state[f"optimizer_{number}"])
+            rest: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True)
+            return rest
+
+    return PartialCheckpoints
 
 
 def shard(classifier: Classifier, mesh: Any) -> None:

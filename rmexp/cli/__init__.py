@@ -27,6 +27,7 @@ usage: rmexp COMMAND ...
   evaluate   a reward model on judged responses         rmexp evaluate model.path=FOLDER
   compare    models or trials, row by row               rmexp compare A B suite=hh
   score      a reward for each row of a file            rmexp score model.path=DIR in=FILE out=FILE
+  export     a model as one folder to hand on           rmexp export model.path=DIR out=FOLDER
   rate       fill the rating store                      rmexp rate rules=safety100
   label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
   rules      what is wrong with a rule set              rmexp rules audit rules=core20
@@ -36,8 +37,8 @@ usage: rmexp COMMAND ...
   ratings    the rating store                           rmexp ratings stats
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep, prepare, evaluate, compare, score, rate, label, rules, rater and adapter take Hydra
-overrides and flags: KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options:
+train, sweep, prepare, evaluate, compare, score, export, rate, label, rules, rater and adapter take
+Hydra overrides and flags: KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options:
 COMMAND --help.
 """
 
@@ -80,6 +81,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": models.evaluate,
     "compare": models.compare,
     "score": models.score,
+    "export": models.export,
     "rate": raters.rate,
     "label": raters.label,
     "rules": raters.rules,

@@ -1,4 +1,4 @@
-"""Commands about training and using models: train, sweep, evaluate, compare, score."""
+"""Commands about training and using models: train, sweep, evaluate, compare, score, export."""
 
 from __future__ import annotations
 
@@ -53,6 +53,11 @@ def compare(words: list[str]) -> None:
 def score(words: list[str]) -> None:
     """Rewards for the rows of a file."""
     run_composed("score", words, _score)
+
+
+def export(words: list[str]) -> None:
+    """A model, or a run's checkpoint, as one folder."""
+    run_composed("export", words, _export)
 
 
 def prepare(words: list[str]) -> None:
@@ -204,6 +209,17 @@ def _score(config: DictConfig) -> None:
     low, mean, high = scores.min(), scores.mean(), scores.max()
     print(f"{len(scores)} scores from {low:.4g} to {high:.4g}, mean {mean:.4g}")
     print(f"written: {options.out}")
+
+
+def _export(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.export import ExportConfig, export_model
+    from rmexp.trial.schema import checked
+
+    plain = plain_config(config)
+    plain["model"]["path"] = _trial_folder(str(plain["model"]["path"]), plain)
+    options = checked(ExportConfig, plain)
+    print(f"written: {export_model(options)}")
 
 
 def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:

@@ -92,6 +92,7 @@ def train_reward_model(
     begun: Callable[[RewardModel], None] | None = None,
     resume: bool = False,
     checkpoint_steps: int = 0,
+    sharded_checkpoints: bool = False,
     save: bool = True,
     progress: Callable[[int, int], None] | None = None,
     resolved: Mapping[str, Any] | None = None,
@@ -137,6 +138,8 @@ def train_reward_model(
             score with; not called for a sharded one, which takes every rank to score.
         resume: go on from the last checkpoint in the directory, where there is one.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
+        sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp2), so that no
+            rank ever holds the whole; ``rmexp export`` puts the parts together.
         save: whether to write the model.
         resolved: the whole config, where this is part of a trial; with several ranks each proves
             before fit that it holds the same one, and the same options and pairs.
@@ -158,7 +161,7 @@ def train_reward_model(
         path = resolve_model(model, cache_dir)
         weights = weights_fingerprint(path)
         classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
-        _prepare(classifier, loss)
+        untrained = _prepare(classifier, loss)
 
         form = _template(classifier, template, max_length)
         store = TokenStore(form, cache_dir)
@@ -214,7 +217,15 @@ def train_reward_model(
         )
         callbacks: list[pl.Callback] = [SameRun(run)]
         if checkpoint_steps:
-            callbacks.append(KeepLast(checkpoints, checkpoint_steps))
+            made_of = {
+                "base": str(model),
+                "template": template,
+                "max_length": max_length,
+                "seed": seed,
+                "peft": asdict(peft),
+                "untrained": untrained,
+            }
+            callbacks.append(KeepLast(checkpoints, checkpoint_steps, made_of))
         if progress is not None:
             callbacks.append(StepProgress(steps, progress))
         trainer = pl.Trainer(
@@ -222,7 +233,12 @@ def train_reward_model(
             devices=devices,
             num_nodes=nodes,
             strategy=strategy_of(
-                strategy, classifier, accelerator=accelerator, devices=devices, nodes=nodes
+                strategy,
+                classifier,
+                accelerator=accelerator,
+                devices=devices,
+                nodes=nodes,
+                sharded_checkpoints=sharded_checkpoints,
             ),
             max_epochs=epochs,
             default_root_dir=directory,
@@ -288,20 +304,25 @@ def _template(classifier: Classifier, name: TemplateName, max_length: int) -> Te
     )
 
 
-def _prepare(classifier: Classifier, loss: LossOptions) -> None:
+def _prepare(classifier: Classifier, loss: LossOptions) -> list[str]:
     """Training mode (only adapters have dropout then), and no noise in the score's bias.
 
     Without centering the bias cancels in every pair: its gradient is rounding noise, which AdamW
     would scale up to whole steps.
+
+    Returns:
+        Names of the weights that are so left out.
     """
     classifier.model.train()
     if loss.center_coefficient:
-        return
+        return []
     heads = [getattr(classifier.inner, name) for name in head_names(classifier.inner)]
     linear = [m for head in heads for m in head.modules() if isinstance(m, torch.nn.Linear)]
-    for module in linear:
-        if module.out_features == 1 and module.bias is not None:
-            module.bias.requires_grad_(False)
+    left_out = [m.bias for m in linear if m.out_features == 1 and m.bias is not None]
+    for bias in left_out:
+        bias.requires_grad_(False)
+    ids = {id(bias) for bias in left_out}
+    return [name for name, p in classifier.model.named_parameters() if id(p) in ids]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rmexp.trial.adapter import AdapterConfig
 from rmexp.trial.audit import AuditConfig
 from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
+from rmexp.trial.export import ExportConfig
 from rmexp.trial.label import LabelConfig
 from rmexp.trial.ratings import RateConfig, RaterCommandConfig
 from rmexp.trial.schema import TrialConfig
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
     "score": ScoreConfig,
+    "export": ExportConfig,
     "label": LabelConfig,
     "audit": AuditConfig,
     "rate": RateConfig,

@@ -419,6 +419,7 @@ def _train(
         begun=begun,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        sharded_checkpoints=config.trainer.sharded_checkpoints,
         resolved=config.to_plain(),
         progress=trial.advance,
     )

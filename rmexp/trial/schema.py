@@ -268,6 +268,9 @@ class TrainerConfig(Section):
     checkpoint_steps: int = Field(
         0, ge=0, description="optimiser steps between two checkpoints to resume from, 0 for none"
     )
+    sharded_checkpoints: bool = Field(
+        False, description="each rank writes its own part of a checkpoint (strategy=fsdp2)"
+    )
 
     @model_validator(mode="after")
     def _strategy_fits(self) -> TrainerConfig:
@@ -277,6 +280,8 @@ class TrainerConfig(Section):
             )
         if self.devices > 1 and self.strategy == "auto":
             raise ValueError("trainer.devices above 1 needs trainer.strategy=ddp, fsdp or fsdp2")
+        if self.sharded_checkpoints and self.strategy != "fsdp2":
+            raise ValueError("trainer.sharded_checkpoints needs trainer.strategy=fsdp2")
         return self
 
 

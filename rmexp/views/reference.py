@@ -19,6 +19,7 @@ from rmexp.tracking.tracker import flatten
 from rmexp.trial.adapter import AdapterConfig
 from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
+from rmexp.trial.export import ExportConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
 from rmexp.trial.score import ScoreConfig
 
@@ -39,6 +40,7 @@ def reference_markdown() -> str:
         ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig, "train"),
         ("An evaluation (`rmexp evaluate`)", EvaluateConfig, "evaluate"),
         ("Scores for a file (`rmexp score`)", ScoreConfig, "score"),
+        ("An export (`rmexp export`)", ExportConfig, "export"),
     ):
         parts.append(f"## {title}\n")
         parts.extend(_tables(model, "", _composed(command)))

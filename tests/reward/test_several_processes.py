@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from rmexp.reward.export import export_reward_model
 
 pytestmark = pytest.mark.slow
 
@@ -108,10 +111,26 @@ def test_two_ranks_equal_one(strategy: str, kind: str, model: str, tmp_path: Pat
                 assert new[key] == pytest.approx(old[key], abs=1e-4), key
 
 
-def test_a_sharded_run_is_killed_and_resumed(tmp_path: Path, cache: Path):
-    options = {"checkpoint_steps": 1, "strategy": "fsdp2", "peft": {"kind": "lora"}}
+@pytest.mark.parametrize("parts", [False, True], ids=["one file", "a part a rank"])
+def test_a_sharded_run_is_killed_exported_and_resumed(parts: bool, tmp_path: Path, cache: Path):
+    kind = "lora"
+    options = {"checkpoint_steps": 1, "strategy": "fsdp2", "peft": {"kind": kind}}
+    options["sharded_checkpoints"] = parts
     assert start(tmp_path / "whole", cache, ranks=2, **options) == 0
     assert start(tmp_path / "cut", cache, ranks=2, kill_at=4, **options) != 0
+    checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert checkpoint.is_dir() == parts
+    assert len(list(checkpoint.glob("*.distcp"))) == (2 if parts else 0)
+    assert start(tmp_path / "one", cache, kill_at=4, checkpoint_steps=1, peft={"kind": kind}) == -9
+    exported = [
+        export_reward_model(folder, tmp_path / f"out{i}", merge=True, cache_dir=cache)
+        for i, folder in enumerate([checkpoint, tmp_path / "one" / "checkpoints" / "last.ckpt"])
+    ]
+    sharded, single = (load_file(folder / "model.safetensors") for folder in exported)
+    assert sharded.keys() == single.keys()
+    assert all(torch.allclose(sharded[n], single[n], atol=1e-5) for n in single)
+    plain = AutoModelForSequenceClassification.from_pretrained(exported[0])
+    assert plain.config.num_labels == 1
     assert start(tmp_path / "cut", cache, ranks=2, resume=True, **options) == 0
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.allclose(whole[n], resumed[n], atol=1e-6) for n in whole)
