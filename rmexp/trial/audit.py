@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
-from rmexp.trial.schema import LabellingConfig
+from rmexp.rules import load_rule_set
+from rmexp.trial.schema import LabellingConfig, checked
 
 if TYPE_CHECKING:
     from rmexp.labelling.audit import PoolAudit
@@ -37,6 +38,20 @@ class AuditConfig(LabellingConfig):
         return {key: value for key, value in plain.items() if key != "rater"}
 
 
+def audit_config(plain: dict[str, Any]) -> AuditConfig:
+    """Check plain data; where ``r`` is null it is the default, or every rule of a smaller set.
+
+    Raises:
+        UserError: one line that names each wrong key.
+    """
+    if plain.get("r") is not None:
+        return checked(AuditConfig, plain)
+    config = checked(AuditConfig, {**plain, "r": 1})
+    rules = load_rule_set(config.rules.name, config.rules.path, config.rules.ids)
+    default = int(AuditConfig.model_fields["r"].default)
+    return config.model_copy(update={"r": min(default, len(rules))})
+
+
 def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
     """Read, rate, select, and audit; writes the findings to ``config.out``.
 
@@ -47,7 +62,7 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
         UserError: naming what cannot be used, before anything is rated where that can be told.
     """
     from rmexp.labelling.audit import audit_rules
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
     from rmexp.trial.labelled import label, part_of, rate
     from rmexp.trial.record import write_json
 
@@ -56,7 +71,7 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{key}: no folder {Path(path).absolute().parent} to write into")
     rules = assembly.rule_set(config)
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     pairs = part_of(data, config.data, config.part)
     labelled = label(config, rate(config, pairs, rules, every_rule=True))
     rated = labelled.rated
