@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,8 @@ def test_the_config_is_shown_without_importing_anything_heavy(tmp_path: Path) ->
         (("compare", "/nowhere"), "two models or more"),
         (("compare", "/nowhere", "/elsewhere"), "/nowhere"),
         (("compare", "unheard_of:3", "/elsewhere"), "unheard_of"),
+        (("score", "model.path=/nowhere", "out=x.jsonl"), "in: missing"),
+        (("score", "model.path=/nowhere", "in=/no.jsonl", "out=x.jsonl"), "/no.jsonl"),
         (("label",), "out"),
         (("label", "out=labels.csv"), ".parquet or .jsonl"),
         (("rules",), "rmexp rules audit"),
@@ -146,10 +149,19 @@ def test_sweep_best_rerun_evaluate(tmp_path: Path, quick: list[str]) -> None:
     best = json.loads(rmexp("best", "walk", "--json", *where, cwd=tmp_path).stdout)
     assert best["objective"] == best["metrics"]["validation/accuracy"]
     assert best["config"]["learning_rate"] == best["params"]["learning_rate"]
+    test = best["test"]
+    assert (best["test_unmeasured"], test["pairs"]) == ("", 14)
+    assert f"test accuracy {test['accuracy']:.3f} (95% interval {test['accuracy_low']:.3f}" in (
+        out.stdout
+    )
+    card = Path(best["directory"], "model", "README.md").read_text()
+    assert f"study `walk`, trial {best['trial']}" in card
 
     rerun = rmexp("rerun", "walk", *where, cwd=tmp_path)
     assert rerun.returncode == 0, rerun.stderr
-    assert "equal to the last digit" in rerun.stdout
+    assert re.search(
+        r"equal to the last digit: objective and \d+ metrics, weights byte for byte", rerun.stdout
+    )
 
     listed = rmexp("studies", *where, cwd=tmp_path)
     assert "walk" in listed.stdout
@@ -157,21 +169,22 @@ def test_sweep_best_rerun_evaluate(tmp_path: Path, quick: list[str]) -> None:
     scored = rmexp(
         "evaluate",
         f"model.path={best['directory']}/model",
-        "data.limit=40",
         "out=result.json",
         cwd=tmp_path,
     )
     assert scored.returncode == 0, scored.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     stored = json.loads((Path(best["directory"]) / "test.json").read_text())
+    # The record's data.limit=40, not the whole starter set.
     assert result["metrics"] == pytest.approx(stored["metrics"], abs=1e-6)
+    assert test == stored["metrics"]
+    assert "starter, part test, data and split of the trial's record: 14 rows" in scored.stdout
 
     compared = rmexp(
         "compare",
         f"walk:{best['trial']}",
         best["directory"],
         f"output_dir={tmp_path / 'outputs'}",
-        "data.limit=40",
         "out=comparison.json",
         cwd=tmp_path,
     )
@@ -179,7 +192,9 @@ def test_sweep_best_rerun_evaluate(tmp_path: Path, quick: list[str]) -> None:
     comparison = json.loads((tmp_path / "comparison.json").read_text())
     assert comparison["results"][f"walk:{best['trial']}"]["metrics"] == result["metrics"]
     (change,) = comparison["differences"].values()
-    assert change["accuracy"] == {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    # The same model twice: 14 pairs without a difference.
+    assert change["accuracy"]["estimate"] == 0.0
+    assert change["accuracy"]["high"] == pytest.approx(3.841459 / 17.841459, abs=1e-6)
     assert "Plotly.newPlot" in (tmp_path / "comparison.html").read_text()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,9 @@ def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -
     """Load a saved adapter with its head on its base model, to score with.
 
     Raises:
-        UserError: the base cannot be loaded.
+        UserError: the base cannot be loaded, or neither it nor the adapter holds a head.
     """
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     trunk, _ = _load(base, dtype, seed=0)
@@ -73,8 +75,57 @@ def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -
     loaded = Classifier(
         model, tokenizer, causal, PeftOptions(kind="lora"), autocast=precision == "bf16"
     )
+    held = {part for key in load_peft_weights(str(path), device="cpu") for part in key.split(".")}
+    if not held.intersection(head_names(loaded.inner)) and not is_classifier(base):
+        raise UserError(
+            f"{path}: neither the adapter nor its base {base} holds a score head, so scores would "
+            "be random; train with the head among peft's modules_to_save"
+        )
     _ready(loaded)
     return loaded
+
+
+def adapter_folder(path: Path | str) -> Path | None:
+    """The folder of an adapter, fetched where it is a hub name; None where it is no adapter.
+
+    Raises:
+        UserError: it is one that cannot be fetched.
+    """
+    if Path(path).is_dir():
+        return Path(path) if (Path(path) / "adapter_config.json").is_file() else None
+    from huggingface_hub import snapshot_download
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    where = hub_arguments(path)
+    name, revision = where["pretrained_model_name_or_path"], where.get("revision")
+    with quiet_transformers(), _told_as_user_error(path):
+        if find_adapter_config_file(name, revision=revision) is None:
+            return None
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+
+
+def is_classifier(path: Path | str) -> bool:
+    """Whether a checkpoint says that it has a score head.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    from transformers import AutoConfig
+
+    with quiet_transformers(), _told_as_user_error(path):
+        described = AutoConfig.from_pretrained(**hub_arguments(path))
+    return any("ForSequenceClassification" in name for name in described.architectures or ())
+
+
+def replica(classifier: Classifier, device: str) -> Classifier:
+    """The same network on another device, to score with."""
+    model = copy.deepcopy(classifier.model).to(device)
+    made = replace(classifier, model=model)
+    for module in made.inner.modules():
+        # A copied closure would still compute with the original's weights.
+        vars(module).pop("forward", None)
+    _keep_head_in_float32(made)
+    return made
 
 
 def _load(path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1) -> tuple[Any, Any]:
@@ -106,6 +157,10 @@ def _load(path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1) -> t
     _draw_missing_head(model, report["missing_keys"], seed, path)
     use_short_rows(model)
     return model, tokenizer
+
+
+# Weights are only ever read as safetensors.
+HUB_FILES = ["*.safetensors*", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def load_tokenizer(path: Path | str, vocabulary: int) -> Any:

@@ -7,6 +7,8 @@ between them waits for the slowest. Whole rectangles side by side keep every cor
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -17,6 +19,7 @@ import torch
 from rmexp.backbone.batching import Rows, in_asked_order
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.text import Tokens
+from rmexp.errors import UserError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -50,6 +53,64 @@ def parallel_scores(
             return classifier.scores(r)
 
     return in_asked_order(rows, _gathered(side_by_side(run, rows, threads), progress), count)
+
+
+def scores_on_devices(
+    replicas: Sequence[Classifier],
+    rows: Sequence[Rows],
+    count: int,
+    progress: Callable[[int], None] = lambda scored: None,
+) -> torch.Tensor:
+    """Scores in the asked order, ``[count]`` on the CPU: each device takes the next rectangle.
+
+    Args:
+        replicas: the same network, each on a device of its own.
+        rows: rectangles, on the CPU; the largest first, so that the devices end together.
+        count: sequences in them.
+        progress: called with the sequences scored so far, from one thread at a time.
+    """
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(rows)):
+        waiting.put(number)
+    scores: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    told, scored = threading.Lock(), 0
+
+    def work(classifier: Classifier) -> None:
+        nonlocal scored
+        device = next(classifier.model.parameters()).device
+        with torch.inference_mode():
+            while True:
+                try:
+                    number = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                scores[number] = classifier.scores(rows[number].to(device)).cpu()
+                with told:
+                    scored += len(scores[number])
+                    progress(scored)
+
+    with ThreadPoolExecutor(len(replicas), "rmexp-devices") as pool:
+        for done in [pool.submit(work, classifier) for classifier in replicas]:
+            done.result()
+    return in_asked_order(rows, scores, count)
+
+
+def scoring_devices(name: str) -> list[str]:
+    """The devices that a name means: ``auto`` or ``cuda`` all GPUs, else the one of that name.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if name == "auto":
+        return ["cpu"]
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"device: '{name}' cannot be used: {first}") from error
+    return [name]
 
 
 def _gathered(

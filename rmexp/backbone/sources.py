@@ -58,6 +58,15 @@ SMOLLM2 = ModelSource(
 NAMES = (MINILM.name, SMOLLM2.name, "tiny", "tiny_encoder")
 
 
+def hub_name(name: str) -> str:
+    """What the world calls a model of ours; any other name as it is.
+
+    >>> hub_name("minilm")
+    'sentence-transformers/all-MiniLM-L6-v2'
+    """
+    return {source.name: source.hub for source in (MINILM, SMOLLM2)}.get(name, name)
+
+
 def resolve_model(name: str | Path, cache_dir: Path) -> Path | str:
     """Find a model.
 

@@ -28,6 +28,7 @@ usage: rmexp COMMAND ...
   studies    the studies below the output folder        rmexp studies
   evaluate   a reward model on judged responses         rmexp evaluate model.path=FOLDER
   compare    models or trials, row by row               rmexp compare A B suite=hh
+  score      a reward for each row of a file            rmexp score model.path=DIR in=FILE out=FILE
   rate       fill the rating store                      rmexp rate rules=safety100
   label      a file of labelled pairs for any trainer   rmexp label out=labels.parquet
   rules      what is wrong with a rule set              rmexp rules audit rules=core20
@@ -37,8 +38,8 @@ usage: rmexp COMMAND ...
   ratings    the rating store                           rmexp ratings stats
   doctor     what is installed, and what is missing     rmexp doctor
 
-COMMAND --help tells more. train, sweep, prepare, evaluate, compare, rate, label, rules, rater and
-adapter take KEY=VALUE, --cfg job, --config-dir DIR (Hydra's); the others take plain options.
+COMMAND --help tells more. train, sweep, prepare, evaluate, compare, score, rate, label, rules,
+rater and adapter take KEY=VALUE, --cfg job, --config-dir DIR (Hydra's); the others plain options.
 """
 
 
@@ -87,6 +88,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "sweep": models.sweep,
     "evaluate": models.evaluate,
     "compare": models.compare,
+    "score": models.score,
     "rate": raters.rate,
     "label": raters.label,
     "rules": raters.rules,

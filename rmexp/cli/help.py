@@ -108,6 +108,16 @@ HELP: dict[str, CommandHelp] = {
         ("compare starter:3 starter:5", "compare FOLDER owner/name suite=hh out=comparison.json"),
         (_SUITE, _DATA, _PART, _OUT, ("picture=FILE.html", "null: none")),
     ),
+    "score": CommandHelp(
+        "score model.path=FOLDER in=FILE out=FILE [KEY=VALUE ...]",
+        "Score a file of responses: the same rows with their scores.",
+        ("score model.path=FOLDER in=responses.jsonl out=scored.jsonl",),
+        (
+            ("model.path=FOLDER", "the reward model, or a hub name"),
+            ("in=FILE", "rows of prompt and response, or pairs"),
+            ("out=FILE", ".jsonl or .parquet"),
+        ),
+    ),
     "rate": CommandHelp(
         "rate [--dry-run] [KEY=VALUE ...]",
         "Fill the rating store, so that trials rate nothing; stopped, it goes on where it was.",

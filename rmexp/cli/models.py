@@ -1,9 +1,11 @@
-"""Commands about training and measuring models: train, sweep, evaluate, compare."""
+"""Commands about training and using models: train, sweep, evaluate, compare, score."""
 
 from __future__ import annotations
 
 import datetime
+import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ def sweep(words: list[str]) -> None:
 
 def evaluate(words: list[str]) -> None:
     """Score a reward model on judged responses."""
-    run_composed("evaluate", words, _evaluate)
+    run_composed("evaluate", words, lambda config: _evaluate(config, not _names_data(words)))
 
 
 def compare(words: list[str]) -> None:
@@ -44,7 +46,13 @@ def compare(words: list[str]) -> None:
         if "=" in words[len(models)] and not Path(words[len(models)]).exists():
             break
         models.append(words[len(models)])
-    run_composed("compare", words[len(models) :], lambda config: _compare(config, models))
+    rest = words[len(models) :]
+    run_composed("compare", rest, lambda config: _compare(config, models, not _names_data(rest)))
+
+
+def score(words: list[str]) -> None:
+    """Rewards for the rows of a file."""
+    run_composed("score", words, _score)
 
 
 def prepare(words: list[str]) -> None:
@@ -105,12 +113,9 @@ def _train(config: DictConfig) -> None:
         if record.traceback:
             print(record.traceback, file=sys.stderr)
         fail(record.reason + where)
-    for name, value in sorted(record.metrics.items()):
-        print(f"{name:42s} {value:.6g}")
-    if record.objective is None:
-        print("nothing was measured: no pair outside training has a preference")
-    else:
-        print(f"objective {trial.evaluation.objective} = {record.objective}")
+    from rmexp.views.trial_text import trial_lines
+
+    print(*trial_lines(record), sep="\n")
     print(f"model and record: {directory}")
 
 
@@ -130,33 +135,66 @@ def _log_study(plan: SweepPlan) -> None:
         print(f"rmexp: the study's run was not logged to W&B: {text}", file=sys.stderr)
 
 
-def _evaluate(config: DictConfig) -> None:
+def _names_data(words: list[str]) -> bool:
+    """Whether the command line chooses data, as a group or by a key of it."""
+    return any(re.match(r"[+~]*data(@|\.|=|$)", word) for word in words)
+
+
+def _evaluate(config: DictConfig, of_record: bool) -> None:
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.evaluate import EvaluateConfig
     from rmexp.trial.evaluate import evaluate as run_evaluation
     from rmexp.trial.schema import checked
 
-    options = checked(EvaluateConfig, plain_config(config))
+    plain = plain_config(config)
+    model = plain.get("model", {})
+    if model.get("path") is not None:
+        model["path"] = _trial_folder(str(model["path"]), plain)
+    options = checked(EvaluateConfig, plain)
 
     from rmexp.cli.progress import Steps
 
     with Steps() as steps:
-        steps("evaluate")
-        result, written = run_evaluation(options, steps.advance)
+        # Begun by the first advance: what is wrong before it stays one line.
+        advance = partial(steps.advance_in, "evaluate")
+        result, written = run_evaluation(options, advance, of_record=of_record)
 
     from rmexp.sweep.console import console
-    from rmexp.views.evaluation import figures_table, heading, other_metrics
+    from rmexp.views.evaluation import all_alike_note, figures_table, heading, other_metrics
+    from rmexp.views.trial_text import metric_rows
 
     out = console()
     out.print(heading(result), markup=False)
     out.print(figures_table(result))
-    for name, value in other_metrics(result).items():
-        print(f"{name:42s} {value:.6g}")
+    if note := all_alike_note(result):
+        out.print(note, markup=False)
+    for name, text in metric_rows(other_metrics(result)):
+        print(f"{name:42s} {text}")
     for path in written:
         print(f"written: {path}")
 
 
-def _compare(config: DictConfig, models: list[str]) -> None:
+def _score(config: DictConfig) -> None:
+    from rmexp.sweep.launch import plain_config
+    from rmexp.trial.schema import checked
+    from rmexp.trial.score import ScoreConfig, score_file
+
+    plain = plain_config(config)
+    model = plain.get("model", {})
+    if model.get("path") is not None:
+        model["path"] = _trial_folder(str(model["path"]), plain)
+    options = checked(ScoreConfig, plain)
+
+    from rmexp.cli.progress import Steps
+
+    with Steps() as steps:
+        scores = score_file(options, partial(steps.advance_in, "score"))
+    low, mean, high = scores.min(), scores.mean(), scores.max()
+    print(f"{len(scores)} scores from {low:.4g} to {high:.4g}, mean {mean:.4g}")
+    print(f"written: {options.out}")
+
+
+def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.compare import CompareConfig, compare_models
     from rmexp.trial.schema import checked
@@ -168,7 +206,7 @@ def _compare(config: DictConfig, models: list[str]) -> None:
     from rmexp.cli.progress import Steps
 
     with Steps() as steps:
-        comparison = compare_models(options, steps.advance_in)
+        comparison = compare_models(options, steps.advance_in, of_record=of_record)
 
     from rmexp.sweep.console import console
     from rmexp.views.evaluation import (
@@ -190,19 +228,38 @@ def _compare(config: DictConfig, models: list[str]) -> None:
 
 
 def _trial_folder(model: str, plain: dict[str, Any]) -> str:
-    """STUDY:N as the trial's folder; anything else as it is."""
-    study, _, number = model.rpartition(":")
-    if not study or not number.isdecimal() or Path(model).exists():
+    """STUDY:N as the trial's folder, or that of a rerun that keeps its model; else as it is."""
+    if Path(model).exists():
         return model
+    from rmexp.sweep.rerun import RERUNS, kept_folder
     from rmexp.sweep.study import StudyFolder, load_study
 
     output_dir = str(plain.get("output_dir", "outputs"))
+    _refuse_other_spelling(model, output_dir)
+    study, _, number = model.rpartition(":")
+    if not study or not number.isdecimal():
+        return model
     folder = StudyFolder.of(output_dir, study)
     trials = {t.number: t for t in load_study(output_dir, study).get_trials(deepcopy=False)}
-    directory = trials[int(number)].user_attrs.get("directory") if int(number) in trials else None
-    if directory is None:
+    attrs = trials[int(number)].user_attrs if int(number) in trials else {}
+    if "directory" not in attrs:
         raise UserError(f"{model}: study '{study}' has no trial {number} with a folder of its own")
-    return str(folder.root / directory)
+    kept = kept_folder(folder, attrs.get("duplicate_of", int(number)))
+    if kept.parent.name == RERUNS:
+        print(f"{model}: the model of its rerun {kept}", file=sys.stderr)
+    return str(kept)
+
+
+def _refuse_other_spelling(model: str, output_dir: str) -> None:
+    """``mine`` and ``mine/0`` of a study here are no hub names, which are asked for at length."""
+    study, _, number = model.partition("/")
+    if not study or not (Path(output_dir) / "studies" / study).is_dir():
+        return
+    number = number.removeprefix("trials/").rstrip("/")
+    if number and not number.isdecimal():
+        return
+    wanted = f"{study}:{int(number) if number else 'N'}"
+    raise UserError(f"{model}: no such folder; a trial of study '{study}' is named {wanted}")
 
 
 def _fresh_run_directory(output_dir: Path) -> Path:

@@ -100,9 +100,10 @@ def _label(config: DictConfig) -> None:
 
 def _audit(config: DictConfig) -> None:
     from rmexp.sweep.launch import plain_config
-    from rmexp.trial.audit import audit, audit_config
+    from rmexp.trial.audit import AuditConfig, audit
+    from rmexp.trial.schema import checked
 
-    options = audit_config(plain_config(config))
+    options = checked(AuditConfig, plain_config(config))
     report, audited, result = audit(options)
 
     from rmexp.sweep.console import console

@@ -33,12 +33,18 @@ def best(words: list[str]) -> None:
 
         print_best(study, folder)
         return
+    from rmexp.trial.held_out import measure_on_test
     from rmexp.trial.record import TrialRecord
 
     trial = best_trial(study)
     directory = folder.root / trial.user_attrs["directory"]
     record = TrialRecord.read(directory)
     confirmation = read_confirmation(folder)
+    test, unmeasured = None, ""
+    try:
+        test = measure_on_test(directory)["metrics"]
+    except UserError as error:
+        unmeasured = str(error)
     print(
         json.dumps(
             {
@@ -47,6 +53,8 @@ def best(words: list[str]) -> None:
                 "objective": trial.value,
                 "params": trial.params,
                 "metrics": record.metrics,
+                "test": test,
+                "test_unmeasured": unmeasured,
                 "config": record.config,
                 "directory": str(directory),
                 "confirmation": None if confirmation is None else confirmation.to_plain(),
@@ -95,7 +103,7 @@ def rerun(words: list[str]) -> None:
     print(f"  objective now  {result.new.objective!r}")
     for name, (old, new) in result.unequal.items():
         print(f"  differs: {name}: {old!r} then, {new!r} now")
-    print("  equal to the last digit" if result.equal else "  NOT equal")
+    print(f"  {result.verdict}")
     if not result.equal and not result.drift:
         sys.exit(1)
 
@@ -190,6 +198,10 @@ def dashboard(words: list[str]) -> None:
         out = folder.root / "dashboard.json" if options.out is None else Path(options.out)
         write_dashboard(view, out)
         print(f"dashboard: {out}")
+        print(
+            "it is what W&B would show: a workspace and a report, as W&B's own JSON; to make them "
+            f"online: wandb login, rmexp sync {options.study}, rmexp dashboard {options.study}"
+        )
         return
     workspace, report = save_dashboard(view)
     print(f"workspace: {workspace}\nreport: {report}")

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmexp.statistics import Interval
-from rmexp.statistics.bootstrap import resampled_means
+from rmexp.statistics import SHARE, Interval, of_differences, unanimous
+from rmexp.statistics.bootstrap import alike, resampled_means
 
+_Parts = Sequence[tuple[float, NDArray[np.float64], tuple[Hashable, ...] | None]]
 _RESAMPLES = 4000
 
 
@@ -64,9 +65,12 @@ class Figure:
         return self.of_published is not None and self.of_published[0] < self.of_published[1]
 
     def interval(self, *, level: float = 0.95, seed: int = 0) -> Interval:
-        """Percentile bootstrap interval, rows resampled within their part."""
-        low, high = _bounds([(p.weight, p.values, p.groups) for p in self.parts], level, seed)
-        return Interval(self.estimate, low, high, level)
+        """Percentile bootstrap interval, rows resampled within their part.
+
+        Where all rows agree in every part, that of :func:`~rmexp.statistics.unanimous`.
+        """
+        parts = [(p.weight, p.values, p.groups) for p in self.parts]
+        return _interval(self.estimate, parts, SHARE, level, seed)
 
     def to_plain(self, seed: int = 0) -> dict[str, Any]:
         """Plain data for a result file."""
@@ -92,19 +96,25 @@ def difference(first: Figure, second: Figure, *, level: float = 0.95, seed: int 
         if a.weight != b.weight or len(a.values) != len(b.values) or a.groups != b.groups:
             raise ValueError(f"{first.name} and {second.name} are not figures on the same rows")
         paired.append((a.weight, a.values - b.values, a.groups))
-    low, high = _bounds(paired, level, seed)
-    return Interval(first.estimate - second.estimate, low, high, level)
+    estimate = first.estimate - second.estimate
+    return _interval(estimate, paired, of_differences(SHARE), level, seed)
 
 
-def _bounds(
-    parts: Sequence[tuple[float, NDArray[np.float64], tuple[Hashable, ...] | None]],
-    level: float,
-    seed: int,
-) -> tuple[float, float]:
+def _interval(
+    estimate: float, parts: _Parts, bounds: tuple[float, float], level: float, seed: int
+) -> Interval:
+    counts = [alike(values, groups) for _, values, groups in parts]
+    if None not in counts:
+        low = high = 0.0
+        for (weight, values, _), count in zip(parts, counts, strict=True):
+            assert count is not None
+            part = unanimous(float(values.mean()), count, bounds, level=level)
+            low, high = low + weight * part.low, high + weight * part.high
+        return Interval(estimate, low, high, level, unanimous=True)
     generator = np.random.default_rng(seed)
     total = np.zeros(_RESAMPLES)
     for weight, values, groups in parts:
         drawn = resampled_means(values, groups=groups, resamples=_RESAMPLES, generator=generator)
         total += weight * drawn
     low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return Interval(estimate, float(low), float(high), level)

@@ -17,6 +17,7 @@ from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.evaluation.style import StyleRobustness, style_robustness
 from rmexp.preferences.pair import Pair, prompt_text
 from rmexp.statistics import (
+    SHARE,
     Calibration,
     Interval,
     LengthBias,
@@ -173,12 +174,14 @@ def evaluate_preferences(
         ids=tuple(p.id for p in pairs),
         chosen_scores=good,
         rejected_scores=bad,
-        accuracy=bootstrap_mean(correct, groups=groups, seed=seed),
+        accuracy=bootstrap_mean(correct, groups=groups, bounds=SHARE, seed=seed),
         ties=int((good == bad).sum()),
         longer=float(longer.mean()),
         shorter=float(1 - longer.mean()),
         majority=float(max(first, 1 - first)),
-        over_length_baseline=paired_difference(correct, better, groups=groups, seed=seed),
+        over_length_baseline=paired_difference(
+            correct, better, groups=groups, bounds=SHARE, seed=seed
+        ),
         length_bias=length_bias(good, bad, *lengths),
         calibration=margin_calibration(good - bad),
         by_category=_by(correct, [p.category for p in pairs]),

@@ -1,7 +1,8 @@
 """Result files in the reference's layout, for the tools that read leaderboards.
 
 ``eval-set/MODEL.json`` holds the subset scores, ``eval-set-scores/MODEL.json`` the scores of every
-row, both with sorted keys and an indent of 4.
+row, both with sorted keys and an indent of 4. Those of the prior sets lie in ``pref-sets`` and
+``pref-sets-scores``.
 """
 
 from __future__ import annotations
@@ -17,11 +18,8 @@ from rmexp.errors import UserError
 class ReferenceResult(Protocol):
     """A result of RewardBench 1 or 2."""
 
-    def reference_result(self) -> dict[str, Any]:
-        """Subset scores."""
-
-    def reference_rows(self) -> dict[str, list[Any]]:
-        """Per-row scores by column."""
+    def reference_files(self) -> dict[str, dict[str, Any]]:
+        """Contents by folder: subset scores, and per-row scores by column."""
 
 
 def write_result_files(
@@ -31,27 +29,28 @@ def write_result_files(
     model: str,
     model_type: str = "Seq. Classifier",
     chat_template: str = "tokenizer",
-) -> tuple[Path, Path]:
-    """Write both files, each atomically.
+) -> list[Path]:
+    """Write the files, each atomically.
 
     Args:
         result: of RewardBench 1 or 2.
-        directory: gets ``eval-set/`` and ``eval-set-scores/``.
+        directory: gets ``eval-set/`` and ``eval-set-scores/``, or those of the prior sets.
         model: hub name or local folder; of a folder the last part names the files.
         model_type: the reference's word for the kind of model.
         chat_template: name of the template; ``tokenizer`` means the model's own.
 
     Returns:
-        Paths of the result file and of the per-row file.
+        Paths of the result file and of the per-row file, of the prior sets last.
 
     Raises:
         UserError: a model name that cannot name a file, or a folder that cannot be written.
     """
     about = {"model": model, "model_type": model_type, "chat_template": chat_template}
     name = _file_name(model)
-    written = (directory / "eval-set" / name, directory / "eval-set-scores" / name)
-    _write(written[0], {**result.reference_result(), **about})
-    _write(written[1], {**result.reference_rows(), **about})
+    written = []
+    for folder, contents in result.reference_files().items():
+        written.append(directory / folder / name)
+        _write(written[-1], {**contents, **about})
     return written
 
 

@@ -131,9 +131,21 @@ class RewardBenchResult:
         """All scores, the chosen first, ``[2 * rows]``."""
         return np.concatenate([self.chosen_scores, self.rejected_scores])
 
-    def reference_result(self) -> dict[str, Any]:
-        """Subset accuracies as the reference's result file holds them."""
-        return dict(self.subsets)
+    def reference_files(self) -> dict[str, dict[str, Any]]:
+        """What the reference's result and score files hold, by their folder.
+
+        The prior sets have folders of their own.
+        """
+        files: dict[str, dict[str, Any]] = {}
+        columns = self.reference_rows()
+        for folder, wanted in (("eval-set", _WEIGHTS), ("pref-sets", PRIOR_SETS)):
+            kept = [i for i, subset in enumerate(columns["subset"]) if subset in wanted]
+            if kept:
+                files[folder] = {s: score for s, score in self.subsets.items() if s in wanted}
+                files[f"{folder}-scores"] = {
+                    name: [column[i] for i in kept] for name, column in columns.items()
+                }
+        return files
 
     def reference_rows(self) -> dict[str, list[Any]]:
         """Per-row scores, by column, as the reference's score file holds them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 
 from rmexp.errors import UserError
 from rmexp.evaluation.figures import Figure, Part
-from rmexp.evaluation.rewardbench import dialogue, prompt_of, require_columns
+from rmexp.evaluation.rewardbench import dialogue, length_metrics, prompt_of, require_columns
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt
 from rmexp.preferences.read import file_rows, hub_rows
-from rmexp.statistics import Calibration, Interval, margin_calibration, rank_correlation
+from rmexp.statistics import (
+    Calibration,
+    Interval,
+    LengthBias,
+    length_bias,
+    margin_calibration,
+    rank_correlation,
+)
 
 TIES = "Ties"
 SUBSETS: dict[str, int] = {
@@ -66,8 +73,9 @@ class RewardBench2Result:
         intervals: percentile bootstrap of each; of ties, N are drawn again, not rows.
         longest: what always preferring the longest option scores in each best-of-n subset.
         partial: subsets that lack rows of the published set.
-        length_correlation: Spearman's, of score and length over all options; NaN where undefined.
-        calibration: of sigmoid(margin) over each right option against each wrong one.
+        length: over each right option against each wrong one, split by length; the correlation is
+            over all options, each once.
+        calibration: of sigmoid(margin) over the same.
     """
 
     rows: tuple[RewardBench2Row, ...]
@@ -79,7 +87,7 @@ class RewardBench2Result:
     intervals: dict[str, Interval]
     longest: dict[str, float]
     partial: tuple[str, ...]
-    length_correlation: float
+    length: LengthBias
     calibration: Calibration
 
     def metrics(self) -> dict[str, float]:
@@ -88,9 +96,7 @@ class RewardBench2Result:
         for name, interval in self.intervals.items():
             numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
         numbers |= {f"baseline_longest {name}": value for name, value in self.longest.items()}
-        numbers["calibration_error"] = self.calibration.ece
-        if not math.isnan(self.length_correlation):
-            numbers["length_correlation"] = self.length_correlation
+        numbers |= {**length_metrics(self.length), "calibration_error": self.calibration.ece}
         return {name: value for name, value in numbers.items() if value is not None}
 
     @property
@@ -98,9 +104,9 @@ class RewardBench2Result:
         """All scores, row by row, ``[all options]``."""
         return np.concatenate(self.scores)
 
-    def reference_result(self) -> dict[str, Any]:
-        """Subset scores as the reference's result file holds them."""
-        return dict(self.subsets)
+    def reference_files(self) -> dict[str, dict[str, Any]]:
+        """What the reference's result and score files hold, by their folder."""
+        return {"eval-set": dict(self.subsets), "eval-set-scores": self.reference_rows()}
 
     def reference_rows(self) -> dict[str, list[Any]]:
         """Per-row scores, by column, as the reference's score file holds them."""
@@ -271,8 +277,11 @@ def evaluate_rewardbench2(
         intervals={figure.name: figure.interval(seed=seed) for figure in figures},
         longest={s: float(by_length[at].mean()) for s, at in best_of.items()},
         partial=tuple(s for s, at in members.items() if 0 < len(at) < SUBSETS[s]),
-        length_correlation=rank_correlation(flat, np.concatenate(lengths)),
-        calibration=margin_calibration(_margins(rows, scores)),
+        length=replace(
+            length_bias(*_opposed(rows, scores), *_opposed(rows, lengths)),
+            correlation=rank_correlation(flat, np.concatenate(lengths)),
+        ),
+        calibration=margin_calibration(np.subtract(*_opposed(rows, scores))),
     )
 
 
@@ -294,15 +303,16 @@ def _figures(
     return tuple(figures)
 
 
-def _margins(
-    rows: Sequence[RewardBench2Row], scores: Sequence[NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    return np.concatenate(
-        [
-            np.subtract.outer(s[: row.num_correct], s[row.num_correct :]).ravel()
-            for row, s in zip(rows, scores, strict=True)
-        ]
-    )
+def _opposed(
+    rows: Sequence[RewardBench2Row], values: Sequence[NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of the right options and of the wrong ones: each row's every pair, ``[pairs]``."""
+    right, wrong = [], []
+    for row, own in zip(rows, values, strict=True):
+        first, second = np.meshgrid(own[: row.num_correct], own[row.num_correct :])
+        right.append(first.ravel())
+        wrong.append(second.ravel())
+    return np.concatenate(right), np.concatenate(wrong)
 
 
 def _row_scores(

@@ -15,7 +15,10 @@ class Scorer(Protocol):
     """Anything that scores responses to prompts; higher is better."""
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
-        """Scores ``[n]`` of n (prompt, response)."""
+        """Scores ``[n]`` of n (prompt, response).
+
+        A scorer that refuses its own NaN raises ArithmeticError with ``rows``, their places.
+        """
 
 
 def checked_scores(
@@ -35,7 +38,14 @@ def checked_scores(
     index: dict[tuple[Prompt, str], int] = {}
     place = [index.setdefault(row, len(index)) for row in zip(prompts, responses, strict=True)]
     unique = list(index)
-    scores = np.asarray(scorer.score([p for p, _ in unique], [r for _, r in unique]), np.float64)
+    try:
+        found = scorer.score([p for p, _ in unique], [r for _, r in unique])
+    except ArithmeticError as error:
+        if not getattr(error, "rows", ()):
+            raise
+        name = names[place.index(error.rows[0])]  # type: ignore[attr-defined]
+        raise ValueError(f"row {name}: the score is not a finite number") from error
+    scores = np.asarray(found, np.float64)
     if scores.shape != (len(unique),):
         raise ValueError(f"the scorer returned shape {scores.shape} for {len(unique)} texts")
     spread = scores[place]

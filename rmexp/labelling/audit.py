@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rmexp.preferences import Pair, prompt_text
 from rmexp.rules import RuleSet
-from rmexp.statistics import Interval, bootstrap_mean
+from rmexp.statistics import SHARE, Interval, bootstrap_mean
 
 Verdict = Literal["informative", "uninformative", "against", "unknown"]
 ALIKE_ABOVE = 0.95
@@ -190,7 +190,7 @@ def _audit_rule(
     auc, verdict = None, "unknown"
     if len(known):
         groups = [prompts[i] for i in known]
-        auc = bootstrap_mean(right[known], groups=groups, level=level, seed=seed)
+        auc = bootstrap_mean(right[known], groups=groups, bounds=SHARE, level=level, seed=seed)
         verdict = "informative" if auc.low > 0.5 else "against" if auc.high < 0.5 else verdict
         verdict = "uninformative" if auc.low <= 0.5 <= auc.high else verdict
     return RuleAudit(

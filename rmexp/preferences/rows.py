@@ -140,6 +140,37 @@ def pair_from_row(
     )
 
 
+def responses_from_row(row: Mapping[str, Any], where: str) -> tuple[Prompt, dict[str, str]]:
+    """The prompt of a row, and its responses by the field each stands in.
+
+    Args:
+        row: with ``prompt`` and ``response``, or a pair: ``response_a`` and ``response_b``, or
+            ``chosen`` and ``rejected``.
+        where: file and line, for errors.
+
+    Raises:
+        UserError: naming ``where`` and the field.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError(where, "expected a JSON object", f", got {type(row).__name__}")
+    get = row.get
+    names: tuple[str, ...]
+    if get("response_a") is not None or get("response_b") is not None:
+        names = ("response_a", "response_b")
+    elif get("chosen") is not None or get("rejected") is not None:
+        prompt, chosen, rejected = _chosen_rejected(
+            get("prompt"), get("chosen"), get("rejected"), where
+        )
+        _refuse_broken_text((chosen, rejected), prompt, where)
+        return prompt, {"chosen": chosen, "rejected": rejected}
+    else:
+        names = ("response",)
+    prompt = _prompt(_required(get("prompt"), "prompt", where), where)
+    responses = {name: _response(get(name), name, where) for name in names}
+    _refuse_broken_text(tuple(responses.values()), prompt, where)
+    return prompt, responses
+
+
 def _known_shapes(row: Mapping[str, Any]) -> str:
     return (
         f"; the row has {', '.join(map(str, row)) or 'nothing'}; known shapes: "
@@ -160,7 +191,7 @@ def _ranked(value: Any, where: str) -> tuple[str, str]:
     return _response(value[0], "response", where), _response(value[1], "response", where)
 
 
-def _refuse_broken_text(responses: tuple[str, str], prompt: Prompt, where: str) -> None:
+def _refuse_broken_text(responses: tuple[str, ...], prompt: Prompt, where: str) -> None:
     # JSON can spell half of a surrogate pair, which no tokenizer or file takes.
     for text in (*responses, *(message.content for message in prompt)):
         try:

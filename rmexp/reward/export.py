@@ -7,7 +7,7 @@ from pathlib import Path
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
-from rmexp.reward.model import RewardModel, load_reward_model
+from rmexp.reward.model import CARD, HOW_IT_WAS_MADE, RewardModel, load_reward_model
 
 
 def export_reward_model(source: Path, target: Path, *, cache_dir: Path | None = None) -> Path:
@@ -30,4 +30,10 @@ def export_reward_model(source: Path, target: Path, *, cache_dir: Path | None = 
     if classifier.peft.kind == "lora":
         merged = classifier.model.merge_and_unload()
         classifier = Classifier(merged, classifier.tokenizer, classifier.causal, PeftOptions())
-    return RewardModel(classifier, model.template, model.base).save(target)
+    saved = RewardModel(classifier, model.template, model.base).save(target)
+    card = source / CARD
+    if card.is_file():
+        _, heading, rest = card.read_text(encoding="utf-8").partition(f"\n{HOW_IT_WAS_MADE}\n")
+        with (saved / CARD).open("a", encoding="utf-8") as stream:
+            stream.write(heading + rest)
+    return saved

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a score is NaN or infinite; the message names the rows."""
+    """A loss or a score is NaN or infinite; the message names the rows.
+
+    Attributes:
+        rows: which of the scores asked for, where it is about scores.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 def pair_losses(

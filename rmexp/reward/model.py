@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,21 @@ from numpy.typing import NDArray
 
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import (
-    hub_arguments,
+    adapter_folder,
+    is_classifier,
     load_adapter,
     load_sequence_classifier,
+    replica,
 )
 from rmexp.backbone.options import PeftOptions, Precision
-from rmexp.backbone.parallel import parallel_scores, row_budget
+from rmexp.backbone.parallel import (
+    parallel_scores,
+    row_budget,
+    scores_on_devices,
+    scoring_devices,
+)
 from rmexp.backbone.quiet import quiet_transformers
-from rmexp.backbone.sources import resolve_model
+from rmexp.backbone.sources import hub_name, resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
 from rmexp.backbone.tokens import text_key
 from rmexp.errors import UserError
@@ -29,6 +36,8 @@ from rmexp.preferences.pair import Prompt, prompt_from_text
 from rmexp.reward.losses import NonFiniteError
 
 SETTINGS_FILE = "rmexp_reward.json"
+CARD = "README.md"
+HOW_IT_WAS_MADE = "## How it was made"
 _NOTHING = PeftOptions(kind="head_only")  # so that bf16 keeps the whole trunk in bfloat16
 
 
@@ -42,6 +51,7 @@ class RewardModel:
         base: name or path of the model that training started from.
         token_budget: tokens in one forward pass.
         progress: called with (texts scored, texts to score) while :meth:`score` runs.
+        replicas: the same network on further devices, which score beside the first.
     """
 
     classifier: Classifier
@@ -49,6 +59,13 @@ class RewardModel:
     base: str = ""
     token_budget: int = 4096
     progress: Callable[[int, int], None] | None = None
+    replicas: list[Classifier] = field(default_factory=list)
+
+    def spread(self, devices: Sequence[str]) -> RewardModel:
+        """Move to the first device and copy to the others."""
+        self.classifier.model.to(devices[0]).eval()
+        self.replicas = [replica(self.classifier, device) for device in devices[1:]]
+        return self
 
     def score(
         self, prompts: Sequence[Prompt | str], responses: Sequence[str]
@@ -82,18 +99,24 @@ class RewardModel:
         with torch.inference_mode():
             budget = row_budget(tokens, self.token_budget)
             rows = self.classifier.rows(tokens, list(families.values()), budget)
-            rows = [r.to(device) for r in rows]
-            tell = self.progress or (lambda done, total: None)
-            scores = parallel_scores(
-                self.classifier, rows, len(tokens), lambda done: tell(done, len(tokens))
-            )
+
+            def tell(done: int) -> None:
+                if self.progress is not None:
+                    self.progress(done, len(tokens))
+
+            if self.replicas:
+                everywhere = [self.classifier, *self.replicas]
+                scores = scores_on_devices(everywhere, rows, len(tokens), tell)
+            else:
+                rows = [r.to(device) for r in rows]
+                scores = parallel_scores(self.classifier, rows, len(tokens), tell)
         self.classifier.model.train(was_training)
         by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
         result = np.array([by_key[key] for key in keys], dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(result))
         if len(bad):
             shown = ", ".join(str(i) for i in bad[:5])
-            raise NonFiniteError(f"the score is NaN or infinite at rows {shown}")
+            raise NonFiniteError(f"the score is NaN or infinite at rows {shown}", bad.tolist())
         return result
 
     def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
@@ -118,7 +141,7 @@ class RewardModel:
             self.classifier.model.save_pretrained(folder, **options)
             self.classifier.tokenizer.save_pretrained(folder)
         (folder / SETTINGS_FILE).write_text(json.dumps(self._settings(), indent=2) + "\n")
-        (folder / "README.md").write_text(self._card())
+        (folder / CARD).write_text(self._card(), encoding="utf-8")
         return folder
 
     def _settings(self) -> dict[str, Any]:
@@ -140,7 +163,7 @@ class RewardModel:
         )
         return _CARD.format(
             library="peft" if adapter else "transformers",
-            base=self.base or "unknown",
+            base=hub_name(self.base) or "unknown",
             template=self.template.name,
             max_length=self.template.max_length,
             auto=auto,
@@ -187,28 +210,28 @@ def load_reward_model(
     """Load a reward model to score with.
 
     Args:
-        path: a folder that :meth:`RewardModel.save` wrote (whole or adapter), or any local or hub
-            sequence classifier with one label.
+        path: a folder that :meth:`RewardModel.save` wrote, or any local or hub sequence
+            classifier with one label; each whole or an adapter.
         template: how texts become tokens; what was stored, else ``auto``.
         max_length: most tokens; what was stored, else 2048 or the model's own limit.
         precision: 32, or bf16 for products in bfloat16 (the head stays in float32).
-        device: where to run.
+        device: where to run; ``cuda`` is all GPUs, ``auto`` those or else the CPU.
         cache_dir: where named models are converted to, for adapters on them.
 
     Raises:
         UserError: nothing can be loaded from there, or its head is not of one number.
     """
-    settings: dict[str, Any] = {}
-    if (Path(path) / SETTINGS_FILE).is_file():
-        settings = json.loads((Path(path) / SETTINGS_FILE).read_text())
+    settings = _settings_of(path)
     cache = cache_dir or Path.home() / ".cache" / "rmexp"
-    if (Path(path) / "adapter_config.json").is_file():
-        classifier = _load_adapter(Path(path), settings.get("base"), precision, cache)
+    devices = scoring_devices(device)
+    found = resolve_model(path, cache)
+    adapter = adapter_folder(found)
+    if adapter is not None:
+        settings = settings or _settings_of(adapter)
+        classifier = _load_adapter(adapter, settings.get("base"), precision, cache)
     else:
-        found = resolve_model(path, cache)
         _refuse_bare_trunk(found)
         classifier = load_sequence_classifier(found, precision=precision, seed=0, peft=_NOTHING)
-    classifier.model.to(device).eval()
     return RewardModel(
         classifier,
         TextTemplate(
@@ -220,7 +243,7 @@ def load_reward_model(
             causal=classifier.causal,
         ),
         base=settings.get("base", str(path)),
-    )
+    ).spread(devices)
 
 
 def load_base_model(
@@ -250,25 +273,21 @@ def load_base_model(
     classifier = load_sequence_classifier(
         resolve_model(name, cache_dir), precision=precision, seed=seed, peft=_NOTHING
     )
-    classifier.model.to(device).eval()
     form = TextTemplate(
         classifier.tokenizer, name=template, max_length=max_length, causal=classifier.causal
     )
-    return RewardModel(classifier, form, base=str(name))
+    return RewardModel(classifier, form, base=str(name)).spread(scoring_devices(device))
 
 
 def _refuse_bare_trunk(path: Path | str) -> None:
     """A model without a head would score at random (trl #578)."""
-    from transformers import AutoConfig
+    if not is_classifier(path):
+        raise UserError(f"{path} is no reward model: its architecture has no score head")
 
-    try:
-        config = AutoConfig.from_pretrained(**hub_arguments(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {path} cannot be loaded: {str(error).splitlines()[0]}") from None
-    if not any("ForSequenceClassification" in name for name in config.architectures or ()):
-        raise UserError(
-            f"{path} is no reward model: its architecture {config.architectures} has no score head"
-        )
+
+def _settings_of(folder: Path | str) -> dict[str, Any]:
+    file = Path(folder) / SETTINGS_FILE
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _load_adapter(path: Path, base: str | None, precision: Precision, cache: Path) -> Classifier:

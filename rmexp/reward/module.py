@@ -18,6 +18,7 @@ from rmexp.backbone.sharding import shard
 from rmexp.reward.batches import PairBatch
 from rmexp.reward.losses import NonFiniteError, pair_losses
 from rmexp.reward.options import LossOptions, OptimiserOptions
+from rmexp.reward.ranks import StoppedByRankZero
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -194,8 +195,21 @@ class RewardModule(pl.LightningModule):
         }
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
         self.history.append(row)
+        self._tell(row)
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        """Report on rank 0; what stops it there stops all ranks."""
+        stop: BaseException | None = None
         if self.report is not None and self.trainer.is_global_zero:
-            self.report(row["epoch"], dict(row))
+            try:
+                self.report(row["epoch"], dict(row))
+            except BaseException as error:
+                stop = error
+        stopped = self._all_ranks([int(stop is not None)])[0]
+        if stop is not None:
+            raise stop
+        if stopped:
+            raise StoppedByRankZero(f"after epoch {row['epoch']}")
 
     def _all_ranks(self, counts: list[int]) -> list[int]:
         total = torch.tensor(counts, device=self.device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,7 +24,7 @@ from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.backbone.text import TemplateName, TextTemplate
 from rmexp.backbone.tokens import TokenStore
 from rmexp.errors import UserError
-from rmexp.fingerprint import Fingerprint
+from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair
 from rmexp.reward.batches import tokenise_pairs
 from rmexp.reward.checkpoint import KeepLast, last_checkpoint, remove_checkpoints
@@ -32,6 +34,7 @@ from rmexp.reward.model import RewardModel
 from rmexp.reward.module import Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
 from rmexp.reward.progress import StepProgress
+from rmexp.reward.ranks import SameRun, rank_environment
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def train_reward_model(
     checkpoint_steps: int = 0,
     save: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    resolved: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     """Train by the Bradley-Terry loss and save the result.
 
@@ -131,14 +135,18 @@ def train_reward_model(
         resume: go on from the last checkpoint in the directory, where there is one.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
         save: whether to write the model.
+        resolved: the whole config, where this is part of a trial; with several ranks each proves
+            before fit that it holds the same one, and the same options and pairs.
         progress: called after each optimiser step with (steps done, all steps), on rank 0.
 
     Raises:
+        DifferentRuns: it does not.
         UserError: no pair is left to train on, or an option does not fit the model.
         NonFiniteError: a loss is NaN or infinite; names the pairs.
     """
     if epochs < 1 or batch_pairs < 1:
         raise UserError("epochs and batch_pairs must be at least 1")
+    environment = rank_environment(devices, nodes)
     optimiser = OptimiserOptions(learning_rate, weight_decay, warmup_steps, schedule, gradient_clip)
     checkpoints = directory / "checkpoints"
     with _threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
@@ -181,7 +189,27 @@ def train_reward_model(
             steps=steps,
             report=report,
         )
-        callbacks: list[pl.Callback] = []
+        checkpoint = last_checkpoint(checkpoints) if resume else None
+        run = fingerprint(
+            "run",
+            # As text: a config may hold an infinite gamma.
+            **{f"config.{k}": json.dumps(v, sort_keys=True) for k, v in (resolved or {}).items()},
+            model=weights,
+            seed=seed,
+            peft=asdict(peft),
+            loss=asdict(loss),
+            optimiser=asdict(optimiser),
+            epochs=epochs,
+            batch_pairs=batch_pairs,
+            shuffle=shuffle,
+            precision=precision,
+            token_budget=token_budget,
+            share_prompts=share_prompts,
+            pairs=_pairs_hash(data.pairs),
+            validation=[] if checked is None else checked.pairs.ids,
+            resumed=checkpoint is not None,
+        )
+        callbacks: list[pl.Callback] = [SameRun(run)]
         if checkpoint_steps:
             callbacks.append(KeepLast(checkpoints, checkpoint_steps))
         if progress is not None:
@@ -196,6 +224,7 @@ def train_reward_model(
             max_epochs=epochs,
             default_root_dir=directory,
             deterministic="warn" if deterministic and accelerator != "cpu" else None,
+            plugins=[environment],
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
@@ -207,7 +236,7 @@ def train_reward_model(
         trainer.fit(
             module,
             datamodule=loaders,
-            ckpt_path=last_checkpoint(checkpoints) if resume else None,
+            ckpt_path=checkpoint,
             weights_only=True,
         )
         reward = RewardModel(classifier, form, str(model))
@@ -226,6 +255,13 @@ def train_reward_model(
         },
         base_fingerprint=weights,
     )
+
+
+def _pairs_hash(pairs: TrainingPairs) -> Fingerprint:
+    columns = {"margin": pairs.margin, "target": pairs.target, "weight": pairs.weight}
+    given = {name: column for name, column in columns.items() if column is not None}
+    sides = {"ids": pairs.ids, "chosen": pairs.chosen, "rejected": pairs.rejected}
+    return fingerprint("labelled pairs", **sides, **given)
 
 
 def _save(trainer: pl.Trainer, reward: RewardModel, folder: Path) -> Path:

@@ -1,11 +1,19 @@
 """Intervals, paired comparisons and bias measures on plain arrays."""
 
 from rmexp.statistics.bias import LengthBias, length_bias, rank_correlation
-from rmexp.statistics.bootstrap import Interval, bootstrap_mean, paired_difference
+from rmexp.statistics.bootstrap import (
+    SHARE,
+    Interval,
+    bootstrap_mean,
+    of_differences,
+    paired_difference,
+    unanimous,
+)
 from rmexp.statistics.calibration import Calibration, margin_calibration
 from rmexp.statistics.crossed import bootstrap_crossed
 
 __all__ = [
+    "SHARE",
     "Calibration",
     "Interval",
     "LengthBias",
@@ -13,6 +21,8 @@ __all__ = [
     "bootstrap_mean",
     "length_bias",
     "margin_calibration",
+    "of_differences",
     "paired_difference",
     "rank_correlation",
+    "unanimous",
 ]

@@ -32,8 +32,8 @@ class LengthBias:
 def length_bias(
     chosen_scores: NDArray[np.floating],
     rejected_scores: NDArray[np.floating],
-    chosen_lengths: NDArray[np.integer],
-    rejected_lengths: NDArray[np.integer],
+    chosen_lengths: NDArray[np.integer | np.floating],
+    rejected_lengths: NDArray[np.integer | np.floating],
     *,
     matched_within: float = 0.1,
 ) -> LengthBias:

@@ -1,49 +1,70 @@
-"""Bootstrap intervals of means and of paired differences."""
+"""Bootstrap intervals of means and of paired differences, and Wilson's where all values agree."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Resampled values held at a time: bounds memory whatever the sample's size.
 _BUDGET = 4_000_000
+# What a share or an accuracy can be.
+SHARE = (0.0, 1.0)
+# Group means that differ by less are equal: they are quotients of sums.
+_EQUAL = 1e-12
 # Up to here, counting each kind of group is cheaper than drawing the groups one by one.
 _FEW_KINDS = 64
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its percentile bootstrap interval."""
+    """An estimate with its interval.
+
+    Attributes:
+        estimate: the mean.
+        low, high: ends of the percentile bootstrap interval.
+        level: of the interval, in (0, 1).
+        unanimous: all samples were equal, so that ``low`` and ``high`` are those of
+            :func:`unanimous`, not the bootstrap's.
+    """
 
     estimate: float
     low: float
     high: float
     level: float
+    unanimous: bool = False
+
+    @property
+    def ends(self) -> str:
+        """Both ends in words."""
+        return f"{self.low:.3f} to {self.high:.3f}{', all alike' if self.unanimous else ''}"
 
     def __str__(self) -> str:
-        return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.estimate:.3f} ({self.ends})"
 
 
 def bootstrap_mean(
     values: NDArray[np.floating] | Sequence[float],
     *,
     groups: Sequence[Hashable] | None = None,
+    bounds: tuple[float, float] | None = None,
     level: float = 0.95,
     resamples: int = 4000,
     seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap interval of the mean.
 
-    Where all values are equal the interval has no width: resampling saw no variation, which is
-    not certainty.
+    Where all values are equal, resampling sees no variation, which is not certainty: with
+    ``bounds`` the interval is that of :func:`unanimous`, without them it has no width.
 
     Args:
         values: ``[n]``, finite.
         groups: ``[n]``; values of one group (such as a prompt) are drawn together, since they
             are not independent. The mean stays the mean over values.
+        bounds: the least and the greatest that a value can be, such as :data:`SHARE`.
         level: of the interval, in (0, 1).
         resamples: bootstrap samples.
         seed: the same seed, the same interval.
@@ -60,6 +81,8 @@ def bootstrap_mean(
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be 1 or more, got {resamples}")
+    if bounds is not None and (count := alike(sample, groups)) is not None:
+        return unanimous(float(sample.mean()), count, bounds, level=level)
     generator = np.random.default_rng(seed)
     means = resampled_means(sample, groups=groups, resamples=resamples, generator=generator)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -71,11 +94,14 @@ def paired_difference(
     second: NDArray[np.floating] | Sequence[float],
     *,
     groups: Sequence[Hashable] | None = None,
+    bounds: tuple[float, float] | None = None,
     level: float = 0.95,
     resamples: int = 4000,
     seed: int = 0,
 ) -> Interval:
     """Interval of mean(first - second) over the same samples, resampled together.
+
+    ``bounds`` are those of a value, not of a difference.
 
     Raises:
         ValueError: for lengths that differ, and as :func:`bootstrap_mean`.
@@ -83,7 +109,56 @@ def paired_difference(
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape:
         raise ValueError(f"paired samples differ in shape: {a.shape} and {b.shape}")
-    return bootstrap_mean(a - b, groups=groups, level=level, resamples=resamples, seed=seed)
+    return bootstrap_mean(
+        a - b,
+        groups=groups,
+        bounds=None if bounds is None else of_differences(bounds),
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def of_differences(bounds: tuple[float, float]) -> tuple[float, float]:
+    """What a difference of two values within ``bounds`` can be.
+
+    >>> of_differences(SHARE)
+    (-1.0, 1.0)
+    """
+    low, high = bounds
+    return low - high, high - low
+
+
+def unanimous(
+    value: float, count: int, bounds: tuple[float, float], *, level: float = 0.95
+) -> Interval:
+    """Interval of a mean of which ``count`` independent samples were all ``value``.
+
+    Seen 0 times in ``count``, samples of another value are a share of at most
+    u = z^2 / (count + z^2) of all: the end of Wilson's score interval (Wilson, Journal of the
+    American Statistical Association 22, 1927). Wherever within ``bounds`` they lie, the mean is
+    between value - u (value - least) and value + u (greatest - value). For a share that is
+    Wilson's interval itself; for a difference it is on the wide side.
+
+    >>> str(unanimous(1.0, 16, SHARE))
+    '1.000 (0.806 to 1.000, all alike)'
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    others = z**2 / (count + z**2)
+    least, greatest = bounds
+    low = value - others * max(0.0, value - least)
+    high = value + others * max(0.0, greatest - value)
+    return Interval(value, low, high, level, unanimous=True)
+
+
+def alike(values: NDArray[np.float64], groups: Sequence[Hashable] | None = None) -> int | None:
+    """Number of independent samples in values ``[n]`` where all are equal; None where they differ.
+
+    A sample is a value, or the mean of a group.
+    """
+    sums, counts = _by_group(values, groups)
+    means = sums / counts
+    return len(means) if np.ptp(means) <= _EQUAL else None
 
 
 def resampled_means(

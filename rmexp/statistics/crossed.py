@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rmexp.statistics.bootstrap import Interval
+from rmexp.statistics.bootstrap import Interval, alike, unanimous
 
 # Resampled counts held at a time: bounds memory whatever the sample's size.
 _BUDGET = 4_000_000
@@ -17,6 +17,7 @@ def bootstrap_crossed(
     values: NDArray[np.floating],
     *,
     groups: Sequence[Hashable] | None = None,
+    bounds: tuple[float, float] | None = None,
     level: float = 0.95,
     resamples: int = 4000,
     seed: int = 0,
@@ -30,6 +31,8 @@ def bootstrap_crossed(
     Args:
         values: ``[seeds, samples]``, finite.
         groups: ``[samples]``; samples of one group (such as a prompt) are drawn together.
+        bounds: as for :func:`~rmexp.statistics.bootstrap_mean`. Where all seeds agree on equal
+            samples, each sample counts once: more seeds do not tell of other samples.
         level: of the interval, in (0, 1).
         resamples: bootstrap samples.
         seed: the same seed, the same interval.
@@ -47,6 +50,8 @@ def bootstrap_crossed(
     if resamples < 1:
         raise ValueError(f"resamples must be 1 or more, got {resamples}")
     sums, counts = _by_group(table, groups)
+    if bounds is not None and alike((sums / counts).ravel()) is not None:
+        return unanimous(float(table.mean()), len(counts), bounds, level=level)
     runs, kinds = sums.shape
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)

@@ -80,9 +80,16 @@ class Claims:
         before = sum(n < number for n in self.ledger.running)
         if self.ledger.finished + before < self.target and not self.ledger.is_second(mine):
             return Trial(self.study, trial_id)
+        self._withdraw(trial_id)
+        return None
+
+    def withdraw(self, trial: Trial) -> None:
+        """Take back a trial of ours that was never run; it counts for nothing."""
+        self._withdraw(trial._trial_id)
+
+    def _withdraw(self, trial_id: int) -> None:
         self._end(trial_id, {WITHDRAWN: True}, TrialState.FAIL)
         self.ledger.refresh()
-        return None
 
     def complete(self, trial: Trial, values: Sequence[float]) -> bool:
         """End a trial of ours; False where it was given up meanwhile."""

@@ -18,11 +18,13 @@ from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.label import LabelConfig
 from rmexp.trial.ratings import RateConfig, RaterCommandConfig
 from rmexp.trial.schema import TrialConfig
+from rmexp.trial.score import ScoreConfig
 
 # The configs of the commands that train no single trial, by the name of their file in conf/.
 COMMANDS: dict[str, Any] = {
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
+    "score": ScoreConfig,
     "label": LabelConfig,
     "audit": AuditConfig,
     "rate": RateConfig,

@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
-from rmexp.statistics import Interval, bootstrap_crossed
+from rmexp.statistics import SHARE, Interval, bootstrap_crossed, of_differences
 from rmexp.sweep.job import Executor, TrialJob
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord, write_json
@@ -236,7 +236,7 @@ def run_seeds(
 def accuracy_interval(records: Sequence[TrialRecord]) -> Interval:
     """Mean test accuracy of one config over its seeds, resampled over seeds and prompts."""
     table, ids = _correct(records)
-    return bootstrap_crossed(table, groups=_prompts(records[0].trial_config, ids))
+    return bootstrap_crossed(table, groups=_prompts(records[0].trial_config, ids), bounds=SHARE)
 
 
 def _job(
@@ -303,14 +303,16 @@ def _ranked(
     ranking = []
     for place, number in enumerate(order):
         above = {
-            other: bootstrap_crossed(tables[other] - tables[number], groups=groups)
+            other: bootstrap_crossed(
+                tables[other] - tables[number], groups=groups, bounds=of_differences(SHARE)
+            )
             for other in order[:place]
         }
         ranking.append(
             ConfirmedTrial(
                 number=number,
                 searched=searched[number],
-                accuracy=bootstrap_crossed(tables[number], groups=groups),
+                accuracy=bootstrap_crossed(tables[number], groups=groups, bounds=SHARE),
                 by_seed=tuple(tables[number].mean(1).tolist()),
                 objective=_mean_objective(runs[number]),
                 behind=above[order[0]] if above else None,

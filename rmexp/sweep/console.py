@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmexp.errors import UserError
+from rmexp.evaluation.headline import headline
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -96,7 +97,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
 
     out = console()
     sweep = plan.study.sweep
-    size = "infinite" if math.isinf(plan.space.size) else f"{plan.space.size:g} points"
+    size = "continuous" if math.isinf(plan.space.size) else f"of {plan.space.size:g} points"
     out.print(
         f"study {plan.study.study}: {sweep.trials} trials, sampler {sweep.sampler.kind}, "
         f"pruner {sweep.pruner.kind}, space {size}"
@@ -239,22 +240,8 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     except UserError as error:
         out.print(f"  test: {error}", markup=False)
     else:
-        out.print(
-            f"  test accuracy {metrics['accuracy']:.3f} "
-            f"(95% interval {metrics['accuracy_low']:.3f} to {metrics['accuracy_high']:.3f}, "
-            f"{metrics['pairs']:.0f} pairs the search never saw)"
-        )
-        out.print(
-            f"  baselines on the same pairs: longer {metrics['baseline_longer']:.3f}, "
-            f"shorter {metrics['baseline_shorter']:.3f}, "
-            f"majority side {metrics['baseline_majority']:.3f}"
-        )
-        out.print(
-            "  accuracy above the better length baseline by "
-            f"{metrics['over_length_baseline']:+.3f} (95% interval "
-            f"{metrics['over_length_baseline_low']:+.3f} to "
-            f"{metrics['over_length_baseline_high']:+.3f})"
-        )
+        for line in headline(metrics, "test", "pairs the search never saw"):
+            out.print(f"  {line}", markup=False)
     confirmation = read_confirmation(folder)
     if confirmation is not None:
         print_confirmation(confirmation)
@@ -283,7 +270,7 @@ def print_confirmation(confirmation: Confirmation) -> None:
         table.add_row(
             str(trial.number),
             f"{trial.accuracy.estimate:.4f}",
-            f"{trial.accuracy.low:.3f} to {trial.accuracy.high:.3f}",
+            trial.accuracy.ends,
             "" if trial.behind is None else str(trial.behind),
             trial.verdict,
         )

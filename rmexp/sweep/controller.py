@@ -24,8 +24,10 @@ from rmexp.sweep.ledger import (
     CONTROLLER,
     DIRECTORY,
     INTERRUPTED,
+    POINT,
     RETRY_OF,
     Ledger,
+    Wait,
     params_key,
 )
 from rmexp.sweep.mailbox import give_up
@@ -103,6 +105,7 @@ class Controller:
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_lost: Callable[[TrialJob, str], None] = lambda job, reason: None
     _jobs: dict[int, _Job] = field(default_factory=dict)
+    _waiting: dict[int, Trial] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _looked: float = -float("inf")
     _ended: int = 0
@@ -149,12 +152,15 @@ class Controller:
             self._look_around()
             self._fill_slots()
             if self._jobs:
-                ended = self.executor.wait(self._on_report, timeout=1.0)
+                ended = self.executor.wait(self._on_report, timeout=self._patience())
                 for one in ended:
                     self._settle(one)
                 self._stop_late_trials()
-                if ended:
+                if ended or self._waiting:
                     self._ledger.refresh()
+            elif self._waiting:
+                time.sleep(self._patience())
+                self._ledger.refresh()
             elif self._ledger.finished >= self._claims.target or self._is_late():
                 return
             else:
@@ -166,6 +172,8 @@ class Controller:
         """Stop our trials and give their points back: the next run begins with them."""
         self.executor.close()
         self._ledger.refresh()
+        for trial in self._waiting.values():
+            self._claims.withdraw(trial)
         for number, trial in list(self._ledger.running.items()):
             if number in self._jobs:
                 self._take_up(trial, Failure(INTERRUPTED, "the sweep was stopped"))
@@ -181,7 +189,7 @@ class Controller:
         for number, orphan in list(self._ledger.running.items()):
             if orphan.user_attrs.get(CONTROLLER) not in living:
                 self._take_up(orphan)
-            elif orphan.user_attrs[CONTROLLER] == self._observer.me and number not in self._jobs:
+            elif orphan.user_attrs[CONTROLLER] == self._observer.me and not self._has(number):
                 # Ours, and yet it does not run: told while the storage did not answer.
                 self._take_up(orphan)
         self._ledger.refresh()
@@ -223,15 +231,51 @@ class Controller:
         self.on_lost(self._job(trial, config), failure.reason)
 
     def _fill_slots(self) -> None:
-        while len(self._jobs) < self.executor.slots and self._claims.free and not self._is_late():
+        self._place_waiting()
+        # A sampler that insists on points in training must not use up the study's places.
+        while self._has_room() and len(self._waiting) < self.executor.slots and self._claims.free:
             trial = self._claims.start(self._ledger.owed(self._enqueued))
             if trial is None:
                 # Two that withdraw before each other must not keep step.
                 time.sleep(random.uniform(0, 0.05))
                 continue
             self.space.suggest(trial)
-            if not self._copy_duplicate(trial):
+            if self._claims.note(trial, {POINT: params_key(trial.params)}):
+                self._waiting[trial.number] = trial
+            self._ledger.refresh()
+            self._place_waiting()
+
+    def _has_room(self) -> bool:
+        return len(self._jobs) < self.executor.slots and not self._is_late()
+
+    def _has(self, number: int) -> bool:
+        return number in self._jobs or number in self._waiting
+
+    def _place_waiting(self) -> None:
+        """Run what may run; an equal point that trains already is waited for, then copied."""
+        for number, trial in list(self._waiting.items()):
+            done = self._ledger.done.get(params_key(trial.params))
+            if number not in self._ledger.running:
+                del self._waiting[number]
+            elif done is not None:
+                del self._waiting[number]
+                self._copy(trial, done)
+            elif self._is_late():
+                del self._waiting[number]
+                self._claims.withdraw(trial)
+            elif self._has_room() and self._must_wait(trial) == "no":
+                del self._waiting[number]
                 self._submit(trial)
+
+    def _must_wait(self, trial: Trial) -> Wait:
+        return self._ledger.must_wait(trial.number, params_key(trial.params))
+
+    def _patience(self) -> float:
+        """Seconds until the next look: short where a slot is free but for a moment."""
+        moment = self._has_room() and any(
+            self._must_wait(trial) == "draws" for trial in self._waiting.values()
+        )
+        return 0.05 if moment else 1.0
 
     def _is_late(self) -> bool:
         limit = self.config.timeout
@@ -264,17 +308,18 @@ class Controller:
         old = trial.user_attrs.get(RETRY_OF)
         return None if old is None else self.folder.trial(old)
 
-    def _copy_duplicate(self, trial: Trial) -> bool:
-        """A point that is complete already is not trained twice: same config, same seed."""
-        other = self._ledger.complete.get(params_key(trial.params))
-        if other is None:
-            return False
+    def _copy(self, trial: Trial, other: FrozenTrial) -> None:
+        """End a trial as an equal one has ended: same config, same seed, same result."""
         copied = {k: other.user_attrs[k] for k in (DIRECTORY, *OUTCOME) if k in other.user_attrs}
         if self._claims.note(trial, {"duplicate_of": other.number, **copied}):
-            self._claims.complete(trial, other.values)
+            if other.state == TrialState.PRUNED:
+                for epoch, value in other.intermediate_values.items():
+                    trial.report(value, epoch)
+                self._claims.prune(trial)
+            else:
+                self._claims.complete(trial, other.values)
         self._ledger.refresh()
         self._say(f"trial {trial.number} repeats trial {other.number}: copied")
-        return True
 
     def _on_report(self, number: int, epoch: int, value: float) -> bool:
         trial = self._jobs[number].trial

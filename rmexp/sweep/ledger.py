@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import optuna
 from optuna.study import StudyDirection
@@ -23,6 +23,10 @@ RETRY = "retry"
 WITHDRAWN = "withdrawn"
 WARM_START = "warm_start"
 FAILURE = "failure"
+# The point's key, written once all its parameters are drawn.
+POINT = "point"
+# For an earlier trial that still draws its point, or one that trains this point.
+Wait = Literal["no", "draws", "trains"]
 # Attempts that count against sweep.retry; an attempt that the user interrupted does not.
 USED = "retries_used"
 INTERRUPTED: Final = "interrupted"
@@ -61,14 +65,14 @@ class Ledger:
         count: finished trials by state, withdrawn and interrupted ones left out.
         running: trials that are running now, by number.
         best: the best complete trial that keeps the guards; None with several objectives.
-        complete: complete trials by their parameters.
+        done: complete and pruned trials by their point's key; a complete one where there is one.
     """
 
     study: optuna.Study
     count: dict[TrialState, int] = field(default_factory=lambda: dict.fromkeys(TrialState, 0))
     running: dict[int, FrozenTrial] = field(default_factory=dict)
     best: FrozenTrial | None = None
-    complete: dict[str, FrozenTrial] = field(default_factory=dict)
+    done: dict[str, FrozenTrial] = field(default_factory=dict)
     models: dict[int, str] = field(default_factory=dict)
     last: FrozenTrial | None = None
     trials: list[FrozenTrial] = field(default_factory=list)
@@ -119,6 +123,23 @@ class Ledger:
         claim = _claim(trial)
         return claim is not None and min(self._claims[claim]) < trial.number
 
+    def must_wait(self, number: int, key: str) -> Wait:
+        """Whether an earlier trial may be training this point already.
+
+        The storage numbers trials one after the other, and a trial draws its point after it has
+        its number: of equal points the lowest number trains (Lamport's bakery algorithm). An
+        earlier trial that is still drawing may come to this very point.
+        """
+        wait: Wait = "no"
+        for other, trial in self.running.items():
+            if other >= number:
+                break
+            if POINT not in trial.user_attrs:
+                return "draws"
+            if trial.user_attrs[POINT] == key:
+                wait = "trains"
+        return wait
+
     def _index_claim(self, trial: FrozenTrial) -> None:
         if claim := _claim(trial):
             self._claims.setdefault(claim, set()).add(trial.number)
@@ -138,9 +159,11 @@ class Ledger:
             return
         if directory := trial.user_attrs.get(DIRECTORY):
             self.models[trial.number] = directory
+        known = self.done.setdefault(params_key(trial.params), trial)
         if trial.state == TrialState.COMPLETE:
             self.last = trial
-            self.complete.setdefault(params_key(trial.params), trial)
+            if known.state != TrialState.COMPLETE:
+                self.done[params_key(trial.params)] = trial
             if self._is_better(trial):
                 self.best = trial
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,11 @@ from typing import Literal
 from rmexp.errors import DriftError
 from rmexp.fingerprint import Fingerprint, differences
 from rmexp.sweep.study import StudyFolder
-from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 OnDrift = Literal["refuse", "warn"]
+RERUNS = "reruns"  # folder below the study's
 # Compared bit for bit; times and cache hits may differ.
 _COMPARED = ("validation/", "train/loss", "labels/")
 
@@ -27,6 +29,9 @@ class Rerun:
         directory: of the new run.
         drift: what has moved since, in words.
         unequal: metrics that differ, name to (old, new).
+        compared: metrics that both runs were compared in, besides the objective.
+        same_weights: whether the trained weights are equal byte for byte; None where one of the
+            runs keeps no model.
     """
 
     old: TrialRecord
@@ -34,11 +39,25 @@ class Rerun:
     directory: Path
     drift: list[str]
     unequal: dict[str, tuple[float | None, float | None]]
+    compared: int
+    same_weights: bool | None
 
     @property
     def equal(self) -> bool:
         """Whether the run was repeated to the last digit."""
-        return self.new.state == self.old.state and not self.unequal
+        same = self.new.state == self.old.state and not self.unequal
+        return same and self.same_weights is not False
+
+    @property
+    def verdict(self) -> str:
+        """What was compared, and whether it is equal, in words."""
+        weights = {
+            True: ", weights byte for byte",
+            False: "; the weights differ",
+            None: "; weights not compared, since the trial's own are not kept (sweep.keep)",
+        }[self.same_weights]
+        end = "equal to the last digit" if self.equal else "NOT equal"
+        return f"{end}: objective and {self.compared} metrics{weights}"
 
 
 def rerun(
@@ -81,13 +100,42 @@ def rerun(
     }
     if old.objective != new.objective:
         unequal["objective"] = (old.objective, new.objective)
-    return Rerun(old, new, directory, drift, unequal)
+    same_weights = _same_weights(folder.trial(number) / MODEL, directory / MODEL)
+    return Rerun(old, new, directory, drift, unequal, len(names), same_weights)
+
+
+def kept_folder(folder: StudyFolder, number: int) -> Path:
+    """The trial's folder, or that of its latest complete rerun where only such a one has a model.
+
+    A rerun repeats the trial's stored config, so that its model is that trial's too.
+    """
+    own = folder.trial(number)
+    if (own / MODEL).is_dir():
+        return own
+    reruns = sorted(
+        (folder.root / RERUNS).glob(f"{number:04d}-*"),
+        key=lambda path: int(path.name.partition("-")[2]),
+        reverse=True,
+    )
+    for directory in reruns:
+        if (directory / MODEL).is_dir() and (directory / FILE_NAME).is_file():
+            return directory
+    return own
+
+
+def _same_weights(old: Path, new: Path) -> bool | None:
+    files = [{path.name: path for path in sorted(at.glob("*.safetensors"))} for at in (old, new)]
+    if not all(files):
+        return None
+    return files[0].keys() == files[1].keys() and all(
+        filecmp.cmp(path, files[1][name], shallow=False) for name, path in files[0].items()
+    )
 
 
 def _free_directory(folder: StudyFolder, number: int) -> tuple[int, Path]:
     attempt = 1
     while True:
-        directory = folder.root / "reruns" / f"{number:04d}-{attempt}"
+        directory = folder.root / RERUNS / f"{number:04d}-{attempt}"
         try:
             directory.mkdir(parents=True)
         except FileExistsError:

@@ -208,7 +208,7 @@ def _measure(
 ) -> AdapterReport:
     from rmexp.adapter.quality import ADAPTER, baselines, selection_quality
     from rmexp.labelling.selectors import SelectionContext
-    from rmexp.statistics import bootstrap_mean, paired_difference
+    from rmexp.statistics import SHARE, bootstrap_mean, paired_difference
     from rmexp.trial import assembly
     from rmexp.trial.labelled import part_of, rate
 
@@ -241,8 +241,8 @@ def _measure(
         known = ~np.isnan(values)
         groups = [pair.prompt for pair, k in zip(pairs, known, strict=True) if k]
         if than is None:
-            return bootstrap_mean(values[known], groups=groups)
-        return paired_difference(values[known], than[known], groups=groups)
+            return bootstrap_mean(values[known], groups=groups, bounds=SHARE)
+        return paired_difference(values[known], than[known], groups=groups, bounds=SHARE)
 
     return AdapterReport(
         part=config.part,

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
 from rmexp.rules import load_rule_set
-from rmexp.trial.schema import LabellingConfig, checked
+from rmexp.trial.schema import LabellingConfig, RulesConfig, checked
 
 if TYPE_CHECKING:
     from rmexp.labelling.audit import PoolAudit
@@ -25,6 +25,16 @@ class AuditConfig(LabellingConfig):
     out: str | None = Field(None, description="a .json file for the findings")
     picture: str | None = Field(None, description="an .html file for the picture")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _r_fits_the_rules(cls, plain: Any) -> Any:
+        """Where ``r`` is null it is the default, or every rule of a smaller set."""
+        if not isinstance(plain, dict) or plain.get("r", 0) is not None:
+            return plain
+        of = checked(RulesConfig, plain.get("rules", {}), "rules")
+        default = int(cls.model_fields["r"].default)
+        return {**plain, "r": min(default, len(load_rule_set(of.name, of.path, of.ids)))}
+
     @model_validator(mode="after")
     def _every_rule_is_rated(self) -> AuditConfig:
         if self.selection.strategy == "adapter":
@@ -36,20 +46,6 @@ class AuditConfig(LabellingConfig):
         """Every key that has a default; the rater's come from its config group."""
         plain = cls(cache_dir="").model_dump(mode="json")
         return {key: value for key, value in plain.items() if key != "rater"}
-
-
-def audit_config(plain: dict[str, Any]) -> AuditConfig:
-    """Check plain data; where ``r`` is null it is the default, or every rule of a smaller set.
-
-    Raises:
-        UserError: one line that names each wrong key.
-    """
-    if plain.get("r") is not None:
-        return checked(AuditConfig, plain)
-    config = checked(AuditConfig, {**plain, "r": 1})
-    rules = load_rule_set(config.rules.name, config.rules.path, config.rules.ids)
-    default = int(AuditConfig.model_fields["r"].default)
-    return config.model_copy(update={"r": min(default, len(rules))})
 
 
 def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from rmexp.errors import UserError
-from rmexp.trial.evaluate import EvaluatedModelConfig, check_out, evaluation_set, scorer
-from rmexp.trial.record import FILE_NAME, MODEL
+from rmexp.trial.evaluate import (
+    EvaluatedModelConfig,
+    check_out,
+    chosen_data,
+    evaluation_set,
+    model_of,
+    scorer,
+)
 from rmexp.trial.schema import DataConfig, Section, SuiteConfig
 
 if TYPE_CHECKING:
@@ -28,7 +33,9 @@ class CompareConfig(Section):
     part: Literal["train", "validation", "test", "all"] = Field(
         "test", description="which part of the split (suite=pairs)"
     )
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto", description="cpu, mps, cuda:1; cuda: all GPUs; auto: those, else the CPU"
+    )
     out: str | None = Field(None, description="JSON file for the whole comparison")
     picture: str | None = Field(None, description="HTML file for the picture")
     output_dir: str = Field("outputs", description="where studies lie")
@@ -50,41 +57,31 @@ class CompareConfig(Section):
         return {
             "data": DataConfig().model_dump(mode="json"),
             "suite": SuiteConfig().model_dump(mode="json"),
-            "device": "cpu",
+            "device": "auto",
         }
 
 
-def model_of(name: str) -> str:
-    """A trial's folder as that of its model; anything else as it is.
-
-    Raises:
-        UserError: the trial keeps no model.
-    """
-    folder = Path(name)
-    if not (folder / FILE_NAME).is_file():
-        return name
-    if not (folder / MODEL).is_dir():
-        raise UserError(
-            f"{name}: no trained model is kept here (sweep.keep); rerun the trial first"
-        )
-    return str(folder / MODEL)
-
-
 def compare_models(
-    config: CompareConfig, advance: Callable[[str, int, int], None] | None = None
+    config: CompareConfig,
+    advance: Callable[[str, int, int], None] | None = None,
+    *,
+    of_record: bool = False,
 ) -> Comparison:
     """Score the set with every model.
 
     Args:
         config: which set and models.
         advance: called with (model's name, texts scored, texts to score).
+        of_record: no data was asked for by name: of models in trials' folders, the pairs and the
+            split are the trials' own.
 
     Raises:
         UserError: naming model, key, file or row.
     """
     check_out("out", config.out)
     check_out("picture", config.picture)
-    of = evaluation_set(config.suite, config.data, config.part)
+    data, note = chosen_data(config.suite, config.data, config.models if of_record else ())
+    of = evaluation_set(config.suite, data, config.part, note)
     models = {
         name: _model(model, config.device)
         for name, model in zip(config.names, config.models, strict=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
+from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord
 from rmexp.trial.schema import DataConfig, Section, SuiteConfig
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class EvaluatedModelConfig(Section):
     )
     max_length: int | None = Field(None, ge=8, description="tokens; null: as stored, else 2048")
     precision: Literal["32", "bf16"] = "32"
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    device: str = Field(
+        "auto", description="cpu, mps, cuda:1; cuda: all GPUs; auto: those, else the CPU"
+    )
     target: str | None = Field(
         None, description="package.module:Class with a method score, instead of a path"
     )
@@ -69,13 +72,18 @@ class EvaluateConfig(Section):
 
 
 def evaluate(
-    config: EvaluateConfig, advance: Callable[[int, int], None] | None = None
+    config: EvaluateConfig,
+    advance: Callable[[int, int], None] | None = None,
+    *,
+    of_record: bool = False,
 ) -> tuple[SetResult, list[Path]]:
     """Score a set and write what is asked for.
 
     Args:
         config: which set and model.
         advance: called with (texts scored, texts to score).
+        of_record: no data was asked for by name: of a model in a trial's folder, the pairs and
+            the split are the trial's own.
 
     Returns:
         The result, and the files written.
@@ -84,7 +92,9 @@ def evaluate(
         UserError: naming key, file or row.
     """
     check_out("out", config.out)
-    of = evaluation_set(config.suite, config.data, config.part)
+    paths = [config.model.path] if of_record and config.model.path else []
+    data, note = chosen_data(config.suite, config.data, paths)
+    of = evaluation_set(config.suite, data, config.part, note)
     model = scorer(config.model, config.cache_dir, advance)
 
     from rmexp.evaluation.sets import evaluate_set
@@ -102,8 +112,49 @@ def evaluate(
     return result, written
 
 
-def evaluation_set(suite: SuiteConfig, data: DataConfig, part: Any) -> EvaluationSet:
-    """The rows that a config names."""
+def recorded_data(model: str) -> DataConfig | None:
+    """The data of the trial that made a model; None for a model outside a trial's folder."""
+    folder = Path(model)
+    folder = folder.parent if folder.name == MODEL else folder
+    if not (folder / FILE_NAME).is_file():
+        return None
+    return TrialRecord.read(folder).trial_config.data
+
+
+def chosen_data(
+    suite: SuiteConfig, data: DataConfig, models: Sequence[str]
+) -> tuple[DataConfig, str]:
+    """The data of the models' trials, and a note that says so; else the data as given.
+
+    A model measured on another split than its trial's has been trained on some of the pairs.
+
+    Args:
+        suite: only ``pairs`` reads data.
+        data: as given.
+        models: folders whose trials' records may say which data.
+
+    Raises:
+        UserError: the trials read different data, or a record cannot be read.
+    """
+    known: dict[str, DataConfig] = {}
+    if suite.kind == "pairs":
+        known = {m: found for m in models if (found := recorded_data(m)) is not None}
+    if not known:
+        return data, ""
+    (first, chosen), *others = known.items()
+    for other, found in others:
+        if found != chosen:
+            raise UserError(
+                f"{first} and {other} were trained on different data or splits; say which to "
+                "measure on: data=... (as for rmexp train)"
+            )
+    return chosen, ", data and split of the trial's record"
+
+
+def evaluation_set(
+    suite: SuiteConfig, data: DataConfig, part: Any, note: str = ""
+) -> EvaluationSet:
+    """The rows that a config names; ``note`` is added to their name."""
     from rmexp.evaluation.sets import pairs_set
     from rmexp.trial import reading
     from rmexp.trial.labelled import part_of
@@ -114,7 +165,7 @@ def evaluation_set(suite: SuiteConfig, data: DataConfig, part: Any) -> Evaluatio
     judged = [pair for pair in pairs if pair.preference is not None]
     if not judged:
         raise UserError(f"data: no pair of part '{part}' has a human preference")
-    return pairs_set(judged, f"{data.name or data.path or data.source}, part {part}")
+    return pairs_set(judged, f"{data.name or data.path or data.source}, part {part}{note}")
 
 
 def scorer(
@@ -132,7 +183,7 @@ def scorer(
     from rmexp.reward.model import load_reward_model
 
     model = load_reward_model(
-        config.path,
+        model_of(config.path),
         template=config.template,
         max_length=config.max_length,
         precision=config.precision,
@@ -141,6 +192,27 @@ def scorer(
     )
     model.progress = advance
     return model
+
+
+def model_of(name: str) -> str:
+    """A trial's folder as that of its model; anything else as it is.
+
+    Raises:
+        UserError: the trial keeps no model.
+    """
+    folder = Path(name)
+    if not (folder / FILE_NAME).is_file():
+        return name
+    if not (folder / MODEL).is_dir():
+        identity = TrialRecord.read(folder).identity
+        again = "rmexp train with its config makes it again"
+        if identity.study is not None:
+            study, number = identity.study, identity.number
+            again = f"rmexp rerun {study} --trial {number} makes it again, for {study}:{number}"
+        raise UserError(
+            f"{name}: no trained model is kept here (sweep.keep=all keeps all); {again}"
+        )
+    return str(folder / MODEL)
 
 
 def check_out(key: str, out: str | None) -> None:
@@ -158,8 +230,6 @@ def _reference_files(
     assert not isinstance(result.detail, PreferenceEvaluation)
     kind = "Custom Classifier" if model.target else "Seq. Classifier"
     template = model.template or "tokenizer"
-    return list(
-        write_result_files(
-            result.detail, directory, model=name, model_type=kind, chat_template=template
-        )
+    return write_result_files(
+        result.detail, directory, model=name, model_type=kind, chat_template=template
     )

@@ -24,8 +24,6 @@ from rmexp.trial.schema import TrialConfig
 SCRIPT = "run.sh"
 _MODEL_KEYS = ("model.name", "rater.encoder", "rater.model")
 _FILE_KEYS = ("data.path", "rules.path", "rater.path", "selection.path")
-# Weights are only ever read as safetensors.
-_HUB_FILES = ["*.safetensors*", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 @dataclass
@@ -233,10 +231,12 @@ def _copy_hub_model(name: str, key: str, hub: Path) -> None:
     """Bring a model into the user's hub cache, where it is not yet, and copy it from there."""
     from huggingface_hub import snapshot_download
 
+    from rmexp.backbone.load import HUB_FILES
+
     repository, _, revision = name.partition("@")
     try:
         snapshot = snapshot_download(
-            repository, revision=revision or None, allow_patterns=_HUB_FILES
+            repository, revision=revision or None, allow_patterns=HUB_FILES
         )
     except Exception as error:  # several kinds: no network, no such name, gated
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -27,6 +27,7 @@ from rmexp.reward.options import LossOptions
 from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import Tracker
+from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
 from rmexp.trial.early import check_device
 from rmexp.trial.failure import FailureKind, failure_kind
@@ -42,6 +43,7 @@ from rmexp.trial.measured import (
     wants_base,
     wrongly_ranked,
 )
+from rmexp.trial.ranks import run_ranks
 from rmexp.trial.reading import VALIDATION, evaluation_sets, judged, known_metrics, read_splits
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
@@ -154,17 +156,34 @@ def run_trial(
     identity = identity or TrialIdentity()
     if identity.study is None:
         _check(config)
+    progress = progress or (lambda step: None)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
+    how: dict[str, Any] = {"directory": directory, "identity": identity, "report": report}
+    how |= {"progress": progress, "resume_from": resume_from, "advance": advance}
+    return run_ranks(config, **how) if config.trainer.devices > 1 else run_here(config, **how)
+
+
+def run_here(
+    config: TrialConfig,
+    *,
+    directory: Path,
+    identity: TrialIdentity,
+    report: Report | None,
+    progress: Progress,
+    resume_from: Path | None,
+    advance: Advance | None,
+) -> TrialRecord:
+    """The trial in this process, which is rank 0 where there are several."""
     info = assembly.run_info(config, identity, directory)
     trial = _Trial(
         config,
         directory,
         identity,
         assembly.tracker(config.tracker, info),
-        progress or (lambda step: None),
+        progress,
         advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
     )
@@ -181,8 +200,8 @@ def run_trial(
         trial.tracker.finish("failed", "interrupted", {})
         raise
     except Exception as error:
-        state, reason, failure = "failed", _one_line(error), failure_kind(error)
-        text = "" if isinstance(error, UserError) else _traceback_end(error)
+        state, reason, failure = "failed", one_line(error), failure_kind(error)
+        text = "" if isinstance(error, UserError) else traceback_end(error)
     trial.times["started"] = started
     trial.times["total"] = round(time.monotonic() - clock, 3)
     record = trial.record(state, reason, text, failure)
@@ -190,6 +209,28 @@ def run_trial(
     trial.tracker.finish(state, reason, {**record.metrics, "objective": record.objective})
     record.write(directory)
     return record
+
+
+def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None:
+    """A further rank's part: the labels, from what rank 0 has stored, and the training.
+
+    Args:
+        config: the resolved config.
+        directory: of the trial; rank 0 writes there.
+        resume: go on from the checkpoint there, where there is one.
+    """
+    trial = _Trial(
+        config,
+        directory,
+        TrialIdentity(),
+        NullTracker(),
+        lambda step: None,
+        resume=resume and (directory / "checkpoints").is_dir(),
+    )
+    rules = assembly.rule_set(config)
+    splits = _read_splits(trial, rules)
+    labelled = _label(trial, _rate(trial, splits.train, rules))
+    _train(trial, splits, labelled.labels, None, None)
 
 
 def _run(trial: _Trial, report: Report | None) -> None:
@@ -357,6 +398,7 @@ def _train(
         report=after_epoch,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        resolved=config.to_plain(),
         progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
@@ -442,11 +484,13 @@ def _copy_checkpoint(old: Path, new: Path) -> bool:
     return True
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error as a reason: a user's as it is, others with their class."""
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"[:500]
 
 
-def _traceback_end(error: Exception, lines: int = 40) -> str:
+def traceback_end(error: Exception, lines: int = 40) -> str:
+    """The last lines of an error's traceback."""
     text = "".join(traceback_module.format_exception(error))
     return "\n".join(text.splitlines()[-lines:])

@@ -46,15 +46,19 @@ def rules_table(audit: PoolAudit) -> Table:
 
 def categories_table(audit: PoolAudit) -> Table:
     """One row a category of rules."""
-    table = Table("category", "rules", "informative", "share of critical", "pairs", "covered")
+    # Pairs without a category, or with others than the rules', have nothing to say there.
+    matched = any(category.pairs for category in audit.categories)
+    columns = ["pairs", "covered"] if matched else []
+    table = Table("category", "rules", "informative", "share of critical", *columns)
     for category in audit.categories:
+        covered = "" if category.covered is None else f"{category.covered:.0%}"
+        of_pairs = [str(category.pairs) if category.pairs else "", covered]
         table.add_row(
             category.category,
             str(category.rules),
             str(category.informative),
             f"{category.places:.1%}",
-            str(category.pairs) if category.pairs else "",
-            "" if category.covered is None else f"{category.covered:.0%}",
+            *(of_pairs if matched else []),
         )
     return table
 

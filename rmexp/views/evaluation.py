@@ -13,6 +13,10 @@ from rmexp.evaluation.sets import SetResult
 from rmexp.statistics import Interval
 
 _COLOURS = ("#1f6f8b", "#c0392b", "#1b7f5c", "#8e7cc3", "#d68910", "#5d6d7e")
+ALL_ALIKE = (
+    "all alike: every row has the same value, so the interval is Wilson's score interval "
+    "(of a difference, what Wilson's bound on other rows leaves open), not the bootstrap's"
+)
 _PUBLISHED = "#9aa5b1"
 
 
@@ -31,10 +35,15 @@ def figures_table(result: SetResult) -> Table:
         table.add_row(
             escape_markup(figure.name),
             f"{interval.estimate:.3f}",
-            f"{interval.low:.3f} to {interval.high:.3f}",
+            interval.ends,
             _rows(figure),
         )
     return table
+
+
+def all_alike_note(result: SetResult) -> str:
+    """What ``all alike`` means in a table of figures; empty where it does not stand there."""
+    return ALL_ALIKE if any(f.interval().unanimous for f in result.figures) else ""
 
 
 def other_metrics(result: SetResult) -> dict[str, float]:
@@ -58,7 +67,7 @@ def comparison_table(comparison: Comparison) -> Table:
                 label,
                 escape_markup(model),
                 f"{interval.estimate:.3f}",
-                f"{interval.low:.3f} to {interval.high:.3f}",
+                interval.ends,
                 "" if change is None else _signed(change),
                 _rows(found),
             )
@@ -77,6 +86,9 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         f"difference: from {comparison.first}, paired over rows, 95% interval; * where it "
         "excludes 0"
     ]
+    changes = [d for figures in comparison.differences.values() for d in figures.values()]
+    if any(map(all_alike_note, comparison.results.values())) or any(d.unanimous for d in changes):
+        lines.append(ALL_ALIKE)
     if comparison.published:
         lines.append(
             "published: figures of the RuleAdapter paper, not measured here; a difference from "
@@ -232,7 +244,8 @@ def _rows(figure: Figure) -> str:
 
 def _signed(change: Interval) -> str:
     clear = " *" if change.low > 0 or change.high < 0 else ""
-    return f"{change.estimate:+.3f} ({change.low:+.3f} to {change.high:+.3f}){clear}"
+    alike = ", all alike" if change.unanimous else ""
+    return f"{change.estimate:+.3f} ({change.low:+.3f} to {change.high:+.3f}{alike}){clear}"
 
 
 def escape_markup(text: str) -> str:

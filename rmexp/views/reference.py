@@ -4,44 +4,78 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from rmexp.config_files import config_dir
 from rmexp.sweep.schema import StudyConfig
+from rmexp.tracking.tracker import flatten
 from rmexp.trial.adapter import AdapterConfig
+from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
+from rmexp.trial.score import ScoreConfig
 
 _HEAD = """# Config reference
 
 Written from the schema by `python -m rmexp.views.reference > docs/config.md`; a test compares.
 Every key can be set on the command line (`KEY=VALUE`), in a config group, or in a sweep.
+Where the groups that a command begins with set another value than the schema, the default is theirs
+and the schema's follows: it holds where you choose a group that sets none.
 """
 
 
 def reference_markdown() -> str:
-    """All keys of a trial, a study, an evaluation and a Rule Adapter: type, default, meaning."""
+    """All keys of a trial, a study and the commands: type, default, meaning."""
     parts = [_HEAD]
-    for title, model in (
-        ("A trial", TrialConfig),
-        ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig),
-        ("An evaluation (`rmexp evaluate`)", EvaluateConfig),
+    for title, model, command in (
+        ("A trial", TrialConfig, "train"),
+        ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig, "train"),
+        ("An evaluation (`rmexp evaluate`)", EvaluateConfig, "evaluate"),
+        ("Scores for a file (`rmexp score`)", ScoreConfig, "score"),
     ):
         parts.append(f"## {title}\n")
-        parts.extend(_tables(model, ""))
+        parts.extend(_tables(model, "", _composed(command)))
+    parts.append("## A comparison (`rmexp compare A B ...`)\n")
+    parts.append("Besides `suite` and `data`, which are those of an evaluation:\n")
+    words = {"models", "names", "suite", "data"}
+    parts.extend(_tables(CompareConfig, "", _composed("compare"), without=words))
     parts.append("## A Rule Adapter (`rmexp adapter train`, `check`)\n")
     parts.append("Besides a trial's keys from pairs to labels, and its `tracker`:\n")
     known = {*LabellingConfig.model_fields, "tracker"}
-    parts.extend(_tables(AdapterConfig, "", without=known))
+    parts.extend(_tables(AdapterConfig, "", _composed("adapter"), without=known))
     return "\n".join(parts)
 
 
+def _composed(command: str) -> dict[str, Any]:
+    """What a command's primary config and the groups that it begins with set, by whole key."""
+    primary = _yaml(config_dir() / f"{command}.yaml")
+    found: dict[str, Any] = {}
+    for default in primary.pop("defaults"):
+        if isinstance(default, dict):
+            ((group, option),) = default.items()
+            if option is not None and not group.startswith("override"):
+                found |= flatten({group: _yaml(config_dir() / group / f"{option}.yaml")})
+    found |= flatten(primary)
+    # A missing value or a reference to the environment is no default to tell.
+    return {k: v for k, v in found.items() if v != "???" and "${" not in str(v)}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
 def _tables(
-    model: type[BaseModel], prefix: str, without: Collection[str] = frozenset()
+    model: type[BaseModel],
+    prefix: str,
+    composed: Mapping[str, Any],
+    without: Collection[str] = frozenset(),
 ) -> list[str]:
     rows, below = [], []
     for name, field in model.model_fields.items():
@@ -54,9 +88,13 @@ def _tables(
                 which = "" if kind is None else f", kind `{_options(kind.annotation)[0]}`"
                 about = (section.__doc__ or "").strip().splitlines()[0]
                 below.append(f"### `{prefix}{name}`{which}\n\n{about}\n")
-                below.extend(_tables(section, f"{prefix}{name}."))
+                # Of several kinds, the groups speak of one.
+                chosen = kind is None or composed.get(f"{prefix}{name}.kind", kind.default) in (
+                    _options(kind.annotation)
+                )
+                below.extend(_tables(section, f"{prefix}{name}.", composed if chosen else {}))
         else:
-            rows.append(_row(f"{prefix}{name}", field))
+            rows.append(_row(f"{prefix}{field.alias or name}", field, composed))
     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     return [head + "\n".join(rows) + "\n", *below] if rows else below
 
@@ -70,11 +108,17 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _row(key: str, field: FieldInfo) -> str:
-    default = "required" if field.default is PydanticUndefined else f"`{field.default}`"
-    if field.default_factory is not None:
-        default = "`{}`"
+def _row(key: str, field: FieldInfo, composed: Mapping[str, Any]) -> str:
+    own = field.get_default(call_default_factory=True)
+    default = "required" if own is PydanticUndefined else f"`{own}`"
+    if key in composed and own is not PydanticUndefined and not _same(composed[key], own):
+        default = f"`{composed[key]}`; schema: `{own}`"
     return f"| `{key}` | {_type(field)} | {default} | {field.description or ''} |"
+
+
+def _same(value: Any, default: Any) -> bool:
+    # YAML reads 3e-4 as a text.
+    return bool(value == default or (isinstance(default, float) and float(value) == default))
 
 
 def _type(field: FieldInfo) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import yaml
 
+from rmexp.evaluation.headline import headline
 from rmexp.sweep.confirm import Confirmation, read_confirmation
 from rmexp.sweep.study import StudyFolder
 from rmexp.views.figures import study_pictures
@@ -118,13 +119,8 @@ def _best_card(trial: TrialView, view: StudyView, link: str | None) -> str:
 def _test_text(test: dict[str, Any] | None) -> str:
     if test is None:
         return '<p class="soft">Test accuracy: not measured yet (rmexp best measures it).</p>'
-    m = test["metrics"]
-    return (
-        f"<p>Test accuracy {m['accuracy']:.3f} (95% interval {m['accuracy_low']:.3f} to "
-        f"{m['accuracy_high']:.3f}, {m['pairs']:.0f} pairs the search never saw). On the same "
-        f"pairs: longer {m['baseline_longer']:.3f}, shorter {m['baseline_shorter']:.3f}, "
-        f"majority side {m['baseline_majority']:.3f}.</p>"
-    )
+    lines = headline(test["metrics"], "Test", "pairs the search never saw")
+    return f"<p>{'; '.join(map(escape, lines))}.</p>"
 
 
 def _confirmation_card(confirmation: Confirmation) -> str:
@@ -133,7 +129,7 @@ def _confirmation_card(confirmation: Confirmation) -> str:
             f"{place}",
             f"{c.number}",
             f"{c.accuracy.estimate:.3f}",
-            f"{c.accuracy.low:.3f} to {c.accuracy.high:.3f}",
+            c.accuracy.ends,
             "" if c.behind is None else str(c.behind),
             c.verdict,
         ]

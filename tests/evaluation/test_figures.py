@@ -40,13 +40,30 @@ def test_a_paired_difference_sees_what_two_intervals_hide() -> None:
     change = difference(worse, better)
     assert change.estimate == pytest.approx(-0.05)
     assert change.high < 0
-    assert difference(better, better).low == difference(better, better).high == 0.0
+    # No row differs in 400: at most 3.8415 / 403.8415 of all do, by 1 at most.
+    same = difference(better, better)
+    assert same.unanimous
+    assert (same.low, same.high) == pytest.approx((-0.009512, 0.009512), abs=1e-6)
+
+
+def test_rows_that_all_agree_still_leave_doubt() -> None:
+    """16 of 16 right is Wilson's 16 / (16 + 1.96^2) to 1; with weights, of each part."""
+    interval = figure(np.ones(16)).interval()
+    assert interval.unanimous
+    assert (interval.low, interval.high) == (pytest.approx(0.80639, abs=1e-5), 1.0)
+    parts = (Part(0.75, np.ones(16)), Part(0.25, np.zeros(4)))
+    both = Figure("f", parts).interval()
+    assert both.low == pytest.approx(0.75 * 0.80639, abs=1e-5)
+    assert both.high == pytest.approx(0.75 + 0.25 * 0.48990, abs=1e-5)
+    assert not Figure("f", (parts[0], Part(0.25, np.array([1.0, 0.0])))).interval().unanimous
 
 
 def test_groups_are_drawn_together() -> None:
     values = [1.0, 0.0] * 50
     alone, grouped = figure(values), figure(values, groups=tuple(i // 2 for i in range(100)))
-    assert grouped.interval().low == grouped.interval().high == 0.5
+    # 50 prompts of the same mean: the half that 3.8415 / 53.8415 of others could move it by.
+    assert grouped.interval().unanimous
+    assert grouped.interval().low == pytest.approx(0.5 - 0.5 * 0.071348, abs=1e-6)
     assert alone.interval().low < 0.5
 
 

@@ -156,6 +156,17 @@ def test_a_score_that_is_no_number_names_its_row(bad):
         evaluate_preferences(ByText({**SCORER, "yes": bad}), PAIRS[2:])
 
 
+def test_a_scorer_that_refuses_its_own_nan_names_no_row_of_ours_but_we_do():
+    class Refusing:
+        def score(self, prompts, responses):
+            error = ArithmeticError("rows 1")
+            error.rows = (responses.index("yes, of course"),)
+            raise error
+
+    with pytest.raises(ValueError, match=r"row p2 \(rejected\)"):
+        evaluate_preferences(Refusing(), [PAIRS[0], pair(2, "yes", "yes, of course")])
+
+
 def test_a_scorer_of_the_wrong_shape():
     class Short:
         def score(self, prompts, responses):

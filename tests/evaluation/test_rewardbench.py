@@ -272,6 +272,21 @@ def test_reference_files(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["name.json", "name.json"]
 
 
+def test_the_prior_sets_have_files_of_their_own(tmp_path):
+    """Tools take every number of a file in eval-set for one of the 23 subsets."""
+    rows = [row(7, "b", "a", "hep-go"), row(8, "a", "b", "shp"), row(9, "b", "a", "summarize")]
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
+    written = write_result_files(result, tmp_path, model="m")
+    folders = ["eval-set", "eval-set-scores", "pref-sets", "pref-sets-scores"]
+    assert written == [tmp_path / folder / "m.json" for folder in folders]
+    found = [json.loads(path.read_text()) for path in written]
+    words = {"model", "model_type", "chat_template"}
+    assert found[0].keys() == words | {"hep-go"}
+    assert found[2] == {k: found[0][k] for k in words} | {"shp": 0.0, "summarize": 1.0}
+    assert (found[1]["id"], found[3]["id"]) == ([7], [8, 9])
+    assert found[3]["results"] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("model", "file"),
     [

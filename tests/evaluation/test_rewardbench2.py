@@ -223,6 +223,21 @@ def test_reference_files(tmp_path):
     assert scores["text"][1][1][-1] == {"role": "assistant", "content": "4"}
 
 
+def test_length_bias_is_over_right_against_wrong_options():
+    """The longer 11 beats 2 and 9, and the shorter 9 loses to 11; 2 against 9 are of one length."""
+    rows = [row("1", [11, 2, 9], "Math"), row("2", [9, 11, 2], "Focus")]
+    result = evaluate_rewardbench2(Number(), rows)
+    bias = result.length
+    assert (bias.longer, bias.accuracy_longer) == (2, 1.0)
+    assert (bias.shorter, bias.accuracy_shorter) == (1, 0.0)
+    assert (bias.matched, bias.accuracy_matched) == (1, 1.0)
+    numbers = result.metrics()
+    assert numbers["accuracy_where_longer_preferred"] == numbers["accuracy_length_matched"] == 1.0
+    assert numbers["accuracy_where_shorter_preferred"] == 0.0
+    # Each option once: ranks 5.5, 1.5, 3.5 twice over against lengths 2, 1, 1.
+    assert numbers["length_correlation"] == pytest.approx(0.8660254)
+
+
 def test_reading(tmp_path):
     path = tmp_path / "two.jsonl"
     plain = {

@@ -67,7 +67,9 @@ def test_the_auc_is_the_share_of_pairs_in_which_the_rule_is_right(setting) -> No
 def test_a_tie_counts_as_half(setting) -> None:
     rule = audit_rules(*setting).rules[FLAT]
     assert rule.auc is not None
-    assert (rule.auc.estimate, rule.auc.low, rule.auc.high) == (0.5, 0.5, 0.5)
+    assert (rule.auc.estimate, rule.auc.unanimous) == (0.5, True)
+    assert 0.5 - rule.auc.low == pytest.approx(rule.auc.high - 0.5)
+    assert rule.verdict == "uninformative"
 
 
 def test_correlations_are_those_of_numpy_and_unknown_for_a_constant_rule(setting) -> None:

@@ -11,7 +11,7 @@ from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.reward.export import export_reward_model
-from rmexp.reward.model import RewardModel, load_reward_model
+from rmexp.reward.model import CARD, HOW_IT_WAS_MADE, RewardModel, load_reward_model
 
 PROMPTS, RESPONSES = ["Hi", "Why is the sky blue?"], ["Hello.", "Light scatters."]
 
@@ -32,11 +32,16 @@ def test_an_exported_model_scores_as_before(
     made = RewardModel(classifier, template, base=str(path))
     expected = made.score(PROMPTS, RESPONSES)
     made.save(tmp_path / "saved")
+    with (tmp_path / "saved" / CARD).open("a") as stream:
+        stream.write(f"\n{HOW_IT_WAS_MADE}\n\n- gamma = 1\n")
     out = export_reward_model(tmp_path / "saved", tmp_path / "out")
     assert not (out / "adapter_config.json").exists()
     assert load_reward_model(out).score(PROMPTS, RESPONSES) == pytest.approx(expected, abs=1e-5)
     plain = AutoModelForSequenceClassification.from_pretrained(out)
     assert plain.config.num_labels == 1
+    card = (out / CARD).read_text()
+    assert card.endswith(f"\n{HOW_IT_WAS_MADE}\n\n- gamma = 1\n")
+    assert card.count("# Reward model") == 1
     assert "rmexp" not in (out / "config.json").read_text()
 
 

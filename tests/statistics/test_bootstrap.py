@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmexp.statistics import bootstrap, bootstrap_mean, paired_difference
+from rmexp.statistics import SHARE, bootstrap, bootstrap_mean, paired_difference
 
 RNG = np.random.default_rng(0)
 
@@ -97,6 +97,58 @@ def test_pairing_removes_what_is_common():
     interval = paired_difference(first, second)
     assert interval.estimate == pytest.approx(0.2, abs=0.02)
     assert 0.15 < interval.low < interval.high < 0.25
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    # Wilson's interval by hand at z^2 = 3.841459: n / (n + z^2) to 1, and 0 to z^2 / (n + z^2).
+    [(1.0, 16, 0.806392, 1.0), (0.0, 16, 0.0, 0.193608), (1.0, 1, 0.206549, 1.0)],
+)
+def test_all_right_or_all_wrong_is_wilsons_interval(right, count, low, high):
+    interval = bootstrap_mean(np.full(count, right), bounds=SHARE)
+    assert interval.unanimous
+    assert (interval.estimate, interval.level) == (right, 0.95)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_where_all_agree_a_group_counts_once():
+    grouped = bootstrap_mean(np.ones(16), groups=list("aaaabbbbccccdddd"), bounds=SHARE)
+    assert grouped.low == pytest.approx(4 / (4 + 3.841459), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    # u = 3.841459 / 19.841459 = 0.193608 of others, at -1 and 1 at worst.
+    [
+        (1.0, 1.0, -0.193608, 0.193608),
+        (1.0, 0.0, 1 - 2 * 0.193608, 1.0),
+        (0.0, 0.5, -0.596804, -0.209588),
+    ],
+)
+def test_equal_differences_are_no_certainty(first, second, low, high):
+    interval = paired_difference(np.full(16, first), np.full(16, second), bounds=SHARE)
+    assert interval.unanimous
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_one_that_differs_is_left_to_the_bootstrap():
+    values = [1.0] * 15 + [0.0]
+    assert bootstrap_mean(values, bounds=SHARE) == bootstrap_mean(values)
+    assert not bootstrap_mean(values, bounds=SHARE).unanimous
+    # Without bounds nothing is known of what was not seen.
+    assert bootstrap_mean([1.0, 1.0]).low == 1.0
+
+
+def test_the_score_interval_covers_where_the_bootstrap_cannot():
+    """20 pairs at a true accuracy of 0.95: a third of the samples are all right."""
+    draws = np.random.default_rng(0).random((300, 20)) < 0.95
+    hits = {"bootstrap": 0, "bounded": 0}
+    for values in draws.astype(float):
+        for name, bounds in (("bootstrap", None), ("bounded", SHARE)):
+            interval = bootstrap_mean(values, bounds=bounds, resamples=400)
+            hits[name] += interval.low <= 0.95 <= interval.high
+    assert hits["bootstrap"] < 220
+    assert hits["bounded"] > 270
 
 
 def test_swapping_a_pair_mirrors_its_interval():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rmexp.statistics import bootstrap_crossed, bootstrap_mean
+from rmexp.statistics import SHARE, bootstrap_crossed, bootstrap_mean
 
 
 def _table(seeds: int, samples: int, seed_effect: float, draw: np.random.Generator) -> np.ndarray:
@@ -42,6 +42,18 @@ def test_samples_of_a_group_are_drawn_together() -> None:
 def test_equal_differences_leave_no_width() -> None:
     interval = bootstrap_crossed(np.full((3, 10), 0.25))
     assert (interval.low, interval.high) == (0.25, 0.25)
+
+
+def test_seeds_that_all_agree_count_each_sample_once() -> None:
+    """8 samples right under 3 seeds: Wilson's for 8 of 8, 8 / (8 + 1.96^2) = 0.6756 to 1."""
+    interval = bootstrap_crossed(np.ones((3, 8)), bounds=SHARE)
+    assert interval.unanimous
+    assert (interval.low, interval.high) == (pytest.approx(0.67559, abs=1e-5), 1.0)
+    grouped = bootstrap_crossed(np.ones((3, 8)), groups=[0, 0, 1, 1, 2, 2, 3, 3], bounds=SHARE)
+    assert grouped.low == pytest.approx(4 / (4 + 3.841459), abs=1e-5)
+    one_wrong = np.ones((3, 8))
+    one_wrong[0, 0] = 0
+    assert bootstrap_crossed(one_wrong, bounds=SHARE) == bootstrap_crossed(one_wrong)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,9 +46,17 @@ def test_the_tables_name_every_rule_and_category(audit: PoolAudit) -> None:
         "rule_0",
         "rule_2",
     ]
-    assert "1.000 (1.000 to 1.000)" in rules
+    # Right on all 30 pairs: Wilson's 30 / (30 + 1.96^2).
+    assert "1.000 (0.886 to 1.000, all alike)" in rules
     categories = text_of(categories_table(audit))
     assert re.search(r"law +│ 2 +│ 2 +│ 50\.0%", categories)
+
+
+def test_pairs_of_other_categories_leave_no_empty_columns(audit: PoolAudit) -> None:
+    assert "covered" not in text_of(categories_table(audit))
+    law = replace(audit.categories[0], pairs=12, covered=0.5)
+    table = text_of(categories_table(replace(audit, categories=(law, *audit.categories[1:]))))
+    assert re.search(r"law +│ 2 +│ 2 +│ 50\.0% +│ 12 +│ 50%", table)
 
 
 def test_the_findings_name_the_faults(audit: PoolAudit) -> None:

@@ -123,6 +123,14 @@ def test_the_best_trial_is_shown_with_its_test_accuracy(reported) -> None:
     assert "longer 0.450, shorter 0.550, majority side 0.520" in html
 
 
+def test_a_best_trial_below_a_length_baseline_says_so(tmp_path: Path) -> None:
+    study, folder = make_study(tmp_path)
+    add_test_result(folder, study.best_trial.number, accuracy=0.4)
+    html = study_report(study, folder)
+    assert "accuracy BELOW the better length baseline (&quot;always prefer the shorter" in html
+    assert "by -0.150 (95% interval -0.200 to -0.100)" in html
+
+
 def test_several_objectives_show_their_front(tmp_path: Path) -> None:
     study, folder = make_study(tmp_path, objectives=2)
     html = study_report(study, folder)
