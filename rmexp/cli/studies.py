@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rmexp.sweep.job import Executor
     from rmexp.sweep.study import StudyFolder
+    from rmexp.trial.schema import TrainerConfig
 
 
 def best(words: list[str]) -> None:
@@ -68,12 +69,7 @@ def rerun(words: list[str]) -> None:
     """A stored trial again."""
     parser = _parser("rerun", "run a stored trial again and compare")
     parser.add_argument("--trial", type=int, help="number; the best by default")
-    parser.add_argument(
-        "--on-drift",
-        choices=["refuse", "warn"],
-        default="refuse",
-        help="what to do where code, data or versions have changed",
-    )
+    _add_on_drift(parser)
     parser.add_argument("--tracker", choices=["none", "wandb"], help="instead of the stored one")
     parser.add_argument(
         "--seeds", type=int, help="instead: run it on this many fresh seeds, measured on test pairs"
@@ -122,7 +118,7 @@ def _rerun_seeds(folder: StudyFolder, number: int, options: argparse.Namespace) 
             folder,
             {number: config},
             seeds,
-            _executor(options),
+            _executor(options, config.trainer),
             on_event=lambda event: console(stderr=True).print(event, markup=False),
         )[number]
     print(f"trial {number} of study {folder.name} on {len(seeds)} fresh seeds, test pairs:")
@@ -165,19 +161,24 @@ def confirm(words: list[str]) -> None:
     parser = _parser("confirm", "run the top trials on fresh seeds and rank them on test pairs")
     parser.add_argument("--top", type=int, default=3, help="trials to confirm (3)")
     parser.add_argument("--seeds", type=int, default=5, help="fresh seeds, the same for each (5)")
+    _add_on_drift(parser)
     _add_runner(parser)
     options = parser.parse_args(words)
     from rmexp.sweep.confirm import confirm as run_confirmation
+    from rmexp.sweep.confirm import top_trials
     from rmexp.sweep.console import console, print_confirmation
+    from rmexp.trial.record import TrialRecord
 
     study, folder = _study(options)
+    first = TrialRecord.read(folder.trial(top_trials(study, 1)[0].number))
     with folder.controlled():
         result = run_confirmation(
             study,
             folder,
-            _executor(options),
+            _executor(options, first.trial_config.trainer),
             top=options.top,
             seeds=options.seeds,
+            on_drift=options.on_drift,
             on_event=lambda event: console(stderr=True).print(event, markup=False),
         )
     print_confirmation(result)
@@ -238,28 +239,30 @@ def studies(words: list[str]) -> None:
     parser.add_argument("--output-dir", default="outputs")
     options = parser.parse_args(words)
     from rich.table import Table
+    from rich.text import Text
 
     from rmexp.sweep.console import console
-    from rmexp.sweep.study import load_study
+    from rmexp.sweep.study import load_study, studies_below
+    from rmexp.views.study_view import view_study
 
-    found = sorted(
-        Path(options.output_dir).glob("studies/*/study.db"),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
+    found = studies_below(options.output_dir)
     if not found:
         raise UserError(f"no study below {options.output_dir}; rmexp sweep sweep=starter makes one")
     table = Table("study", "complete", "pruned", "failed", "best", "last change")
-    for path in found:
-        name = path.parent.name
-        study = load_study(options.output_dir, name)
-        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
-        value = f"{study.best_value:.4f}" if "COMPLETE" in states else ""
-        changed = datetime.datetime.fromtimestamp(path.stat().st_mtime)
+    for folder in found:
+        try:
+            view = view_study(load_study(options.output_dir, folder.name), folder)
+        except UserError as error:
+            # One database that does not answer must not hide the other studies.
+            table.add_row(folder.name, "", "", "", Text(str(error)), "")
+            continue
+        counts = view.counts()
+        best = view.trial(view.best[0]).values if len(view.best) == 1 else ()
+        changed = datetime.datetime.fromtimestamp(folder.changed or 0)
         table.add_row(
-            name,
-            *[str(states.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")],
-            value,
+            folder.name,
+            *[str(counts[state]) for state in ("complete", "pruned", "failed")],
+            ", ".join(f"{value:.4f}" for value in best),
             changed.strftime("%Y-%m-%d %H:%M"),
         )
     console().print(table)
@@ -269,7 +272,9 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = OptionParser(command, description)
     parser.add_argument("study", help="name of the study")
     parser.add_argument("--output-dir", default="outputs", help="where studies lie")
-    parser.add_argument("--storage", help="Optuna storage URL, where it is not the study's SQLite")
+    parser.add_argument(
+        "--storage", help="Optuna storage URL, where it has moved or needs a password"
+    )
     return parser
 
 
@@ -280,16 +285,25 @@ def _study(options: argparse.Namespace) -> tuple[optuna.Study, StudyFolder]:
     return study, StudyFolder.of(options.output_dir, options.study)
 
 
+def _add_on_drift(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-drift",
+        choices=["refuse", "warn"],
+        default="refuse",
+        help="what to do where code, data or versions have changed",
+    )
+
+
 def _add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, help="runs at once; chosen by the cores by default")
     parser.add_argument("--inline", action="store_true", help="one after the other, here")
 
 
-def _executor(options: argparse.Namespace) -> Executor:
+def _executor(options: argparse.Namespace, trainer: TrainerConfig) -> Executor:
     from rmexp.sweep.executors import make_executor
     from rmexp.sweep.schema import InlineExecutorConfig, ProcessExecutorConfig
     from rmexp.trial.schema import checked
 
     if options.inline:
         return make_executor(InlineExecutorConfig(kind="inline"))
-    return make_executor(checked(ProcessExecutorConfig, {"slots": options.slots}))
+    return make_executor(checked(ProcessExecutorConfig, {"slots": options.slots}), trainer)

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rmexp.errors import UserError
 from rmexp.statistics import SHARE, Interval, bootstrap_crossed, of_differences
 from rmexp.sweep.job import Executor, TrialJob
+from rmexp.sweep.rerun import OnDrift, refuse_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord, write_json
 from rmexp.trial.schema import TrialConfig
@@ -111,6 +112,7 @@ def confirm(
     *,
     top: int,
     seeds: int,
+    on_drift: OnDrift = "refuse",
     on_event: OnEvent = lambda event: None,
 ) -> Confirmation:
     """Run the top trials on fresh seeds and rank them; what has finished is not run again.
@@ -121,9 +123,11 @@ def confirm(
         executor: runs them; closed at the end.
         top: how many trials.
         seeds: how many seeds, two or more.
+        on_drift: what to do where code, data, rules or versions have changed since the search.
         on_event: told what happens.
 
     Raises:
+        DriftError: something has changed and ``on_drift`` is refuse; it is named.
         UserError: no trial is complete, one has no record, a run failed, or the test pairs are no
             longer those of the search.
     """
@@ -131,7 +135,11 @@ def confirm(
         raise UserError("--seeds: give 2 or more; one seed says nothing about other seeds")
     chosen = top_trials(study, top)
     numbers = [trial.number for trial in chosen]
-    configs = {n: TrialRecord.read(folder.trial(n)).trial_config for n in numbers}
+    records = {n: TrialRecord.read(folder.trial(n)) for n in numbers}
+    for number, record in records.items():
+        for line in refuse_drift(folder, number, record, on_drift):
+            on_event(f"trial {number}: drift: {line}")
+    configs = {n: record.trial_config for n, record in records.items()}
     fresh = fresh_seeds([config.seed for config in configs.values()], seeds)
     runs = run_seeds(folder, configs, fresh, executor, on_event=on_event)
     result = _ranked(study.study_name, chosen, configs, fresh, runs)

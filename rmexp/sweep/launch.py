@@ -159,6 +159,12 @@ def _check_points(plan: SweepPlan) -> None:
         config = plan.config_for(plan.space.values(params))
         check_before_anything_heavy(config)
         _check_objectives(plan.study, config)
+        if config.trainer.devices != plan.trainer.devices:
+            raise UserError(
+                f"trainer.devices: {config.trainer.devices} at some points and "
+                f"{plan.trainer.devices} at others; slots are cut for one number of ranks, so "
+                "sweep each number in a study of its own"
+            )
     for point in plan.study.sweep.enqueue:
         for key, value in point.items():
             plan.space.label(key, value)

@@ -77,12 +77,7 @@ def rerun(
     """
     old = TrialRecord.read(folder.trial(number))
     config = old.trial_config
-    drift = [*_version_drift(old), *_content_drift(old, config)]
-    if drift and on_drift == "refuse":
-        raise DriftError(
-            f"trial {number} of '{folder.name}' cannot be repeated exactly: {'; '.join(drift)}; "
-            "add --on-drift warn to run it all the same"
-        )
+    drift = refuse_drift(folder, number, old, on_drift)
     if tracker is not None:
         config = config.model_copy(
             update={"tracker": config.tracker.model_copy(update={"kind": tracker})}
@@ -130,6 +125,23 @@ def _same_weights(old: Path, new: Path) -> bool | None:
     return files[0].keys() == files[1].keys() and all(
         filecmp.cmp(path, files[1][name], shallow=False) for name, path in files[0].items()
     )
+
+
+def refuse_drift(
+    folder: StudyFolder, number: int, old: TrialRecord, on_drift: OnDrift
+) -> list[str]:
+    """What has moved since the trial ran, in words; empty where nothing has.
+
+    Raises:
+        DriftError: something has, and ``on_drift`` is refuse.
+    """
+    drift = [*_version_drift(old), *_content_drift(old, old.trial_config)]
+    if drift and on_drift == "refuse":
+        raise DriftError(
+            f"trial {number} of '{folder.name}' cannot be repeated exactly: {'; '.join(drift)}; "
+            "add --on-drift warn to run it all the same"
+        )
+    return drift
 
 
 def _free_directory(folder: StudyFolder, number: int) -> tuple[int, Path]:

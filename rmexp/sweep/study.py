@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from rmexp.sweep.samplers import make_pruner, violations
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
 from rmexp.sweep.storages import open_storage
+from rmexp.trial.record import write_json
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -53,6 +55,11 @@ class StudyFolder:
         return self.root / "study.journal"
 
     @property
+    def marker(self) -> Path:
+        """Says where Optuna keeps the study, where that is not in this folder."""
+        return self.root / "storage.json"
+
+    @property
     def locks(self) -> Path:
         """Lock files of the controllers."""
         return self.root / "controllers"
@@ -61,7 +68,21 @@ class StudyFolder:
         """The Optuna storage: as configured, or a file in this folder."""
         if configured == "journal" or (configured is None and self.journal.exists()):
             return f"journal:///{self.journal.resolve()}"
+        if configured is None and self.marker.exists():
+            return str(json.loads(self.marker.read_text(encoding="utf-8"))["storage"])
         return configured or f"sqlite:///{self.database.resolve()}"
+
+    @property
+    def changed(self) -> float | None:
+        """When the study last changed, in seconds since the epoch; None where there is none."""
+        files = [p for p in (self.database, self.journal, self.marker) if p.exists()]
+        return max((p.stat().st_mtime for p in files), default=None)
+
+    def mark(self, configured: str | None) -> None:
+        """Note a storage elsewhere, so that the study is found by its name; never a password."""
+        if configured is None or configured == "journal":
+            return
+        write_json(self.marker, {"storage": _without_password(configured)})
 
     def make(self) -> None:
         """Make the folder; UserError where that cannot be done."""
@@ -115,6 +136,7 @@ def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna
             load_if_exists=True,
             pruner=make_pruner(config.pruner),
         )
+        folder.mark(config.storage)
         if config.warm_start and not study.get_trials(deepcopy=False):
             _warm_start(study, folder, config, space)
     made = [d.name.lower() for d in study.directions]
@@ -160,12 +182,8 @@ def load_study(output_dir: Path | str, name: str, storage: str | None = None) ->
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = StudyFolder.of(output_dir, name)
-    if storage is None and not (folder.database.exists() or folder.journal.exists()):
-        files = [
-            *folder.root.parent.glob("*/study.db"),
-            *folder.root.parent.glob("*/study.journal"),
-        ]
-        known = sorted(p.parent.name for p in files)
+    if storage is None and folder.changed is None:
+        known = sorted(other.name for other in studies_below(output_dir))
         hint = f"known: {', '.join(known)}" if known else f"no study below {output_dir}"
         raise UserError(f"study: no study '{name}' ({hint}); give --output-dir if it is elsewhere")
     try:
@@ -174,6 +192,21 @@ def load_study(output_dir: Path | str, name: str, storage: str | None = None) ->
         )
     except KeyError as error:
         raise UserError(f"study: the storage holds no study '{name}'") from error
+
+
+def studies_below(output_dir: Path | str) -> list[StudyFolder]:
+    """Every study below the output folder, newest first, wherever Optuna keeps it."""
+    folders = [StudyFolder(path) for path in (Path(output_dir) / "studies").glob("*")]
+    found = [(folder.changed, folder) for folder in folders]
+    dated = [(changed, folder) for changed, folder in found if changed is not None]
+    return [folder for _, folder in sorted(dated, key=lambda pair: -pair[0])]
+
+
+def _without_password(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    login, at, host = place.rpartition("@")
+    return f"{scheme}{slashes}{login.partition(':')[0]}{at}{host}{slash}{path}"
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:

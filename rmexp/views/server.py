@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, quote
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rmexp.errors import UserError
-from rmexp.sweep.study import StudyFolder, load_study
+from rmexp.sweep.study import StudyFolder, load_study, studies_below
 from rmexp.views.html import Raw, page, table
 from rmexp.views.report import study_report
 from rmexp.views.study_view import view_study
@@ -128,12 +128,17 @@ class _Pages:
         raise _NotFound
 
     def _index(self, wanted: str) -> str:
-        rows = []
-        for path in sorted(self.output_dir.glob("studies/*/study.db"), reverse=True):
-            name = path.parent.name
+        rows: list[list[Any]] = []
+        for folder in studies_below(self.output_dir):
+            name = folder.name
             if wanted.lower() not in name.lower():
                 continue
-            view = view_study(*self._study(name))
+            try:
+                view = view_study(*self._study(name))
+            except UserError as error:
+                # One database that does not answer must not hide the other studies.
+                rows.append([name, "", "", "", "", "", str(error), ""])
+                continue
             counts = view.counts()
             best = view.trial(view.best[0]) if view.best else None
             rows.append(
@@ -142,7 +147,7 @@ class _Pages:
                     *[counts[s] for s in ("complete", "pruned", "failed", "running")],
                     "" if best is None else ", ".join(f"{v:.4f}" for v in best.values),
                     ", ".join(view.objectives),
-                    time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime)),
+                    time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.changed)),
                 ]
             )
         columns = ["study", "complete", "pruned", "failed", "running", "best", "", "last change"]
@@ -155,7 +160,7 @@ class _Pages:
 
     def _study(self, name: str) -> tuple[Any, StudyFolder]:
         folder = StudyFolder.of(self.output_dir, name)
-        if not folder.database.exists() or name in (".", ".."):
+        if name in (".", "..") or folder.changed is None:
             raise UserError(f"no study '{name}'")
         return load_study(self.output_dir, name), folder
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 
-from rmexp.errors import UserError
+from rmexp.errors import DriftError, UserError
 from rmexp.preferences import pairs_fingerprint
 from rmexp.sweep.confirm import confirm, fresh_seeds, read_confirmation, top_trials
 from rmexp.sweep.job import Ended, TrialJob
@@ -166,3 +167,17 @@ def test_wrong_numbers_are_told(searched, top: int, seeds: int, message: str) ->
     study, folder = searched
     with pytest.raises(UserError, match=message):
         confirm(study, folder, ScriptedExecutor(), top=top, seeds=seeds)
+
+
+def test_what_has_changed_since_the_search_is_refused_or_told(searched) -> None:
+    study, folder = searched
+    number = top_trials(study, 1)[0].number
+    record = TrialRecord.read(folder.trial(number))
+    replace(record, versions={"torch": "0.4.1"}).write(folder.trial(number))
+    with pytest.raises(DriftError, match=r"torch was 0\.4\.1.*--on-drift warn"):
+        confirm(study, folder, ScriptedExecutor(), top=1, seeds=2)
+    events: list[str] = []
+    confirm(
+        study, folder, ScriptedExecutor(), top=1, seeds=2, on_drift="warn", on_event=events.append
+    )
+    assert any("torch was 0.4.1" in event for event in events)

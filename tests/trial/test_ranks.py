@@ -117,6 +117,14 @@ def test_torchrun_is_refused(
         run_trial(config, directory=tmp_path / "t")
 
 
+def test_the_number_of_ranks_is_not_searched(
+    tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", *quick, "trainer=choice(cpu,ddp)", "sweep.dry_run=true"])
+    assert "sweep each number in a study of its own" in capsys.readouterr().err
+
+
 def our_ranks() -> dict[int, int]:
     """Ranks that this process has started: number to process id."""
     found = {}
