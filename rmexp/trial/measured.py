@@ -20,12 +20,12 @@ from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set
 from rmexp.fingerprint import fingerprint
 from rmexp.preferences import Pair, prompt_text
 from rmexp.reward.model import load_base_model
+from rmexp.trial.reading import known_metrics
 from rmexp.trial.record import write_json
 from rmexp.trial.schema import EvaluationConfig, TrialConfig
 from rmexp.trial.versions import code_fingerprint
 
 BASE = "base."
-VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,6 @@ class BaseResult:
 
     metrics: dict[str, float]
     scores: dict[str, list[float]]
-
-
-def known_metrics(results: Mapping[str, SetResult]) -> dict[str, float]:
-    """Metrics under the names that an objective may use.
-
-    Those of the validation pairs by their names; those of a suite as ``SUITE/NAME``, and as
-    ``NAME`` where the validation pairs and earlier suites have none of that name.
-    """
-    known: dict[str, float] = {}
-    if VALIDATION in results:
-        known |= results[VALIDATION].metrics
-    for suite, result in results.items():
-        if suite != VALIDATION:
-            known |= {f"{suite}/{name}": value for name, value in result.metrics.items()}
-            known = {**result.metrics, **known}
-    return known
 
 
 def wants_base(config: EvaluationConfig) -> bool:

@@ -10,7 +10,9 @@ from rmexp.errors import UserError
 from rmexp.evaluation.sets import evaluate_set, pairs_set
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.trial import measured
-from rmexp.trial.measured import guard_violations, known_metrics, wants_base, wrongly_ranked
+from rmexp.trial.assembly import check_before_anything_heavy
+from rmexp.trial.measured import guard_violations, wants_base, wrongly_ranked
+from rmexp.trial.reading import known_metrics
 from rmexp.trial.run import run_trial
 from rmexp.trial.schema import EvaluationConfig, trial_config
 
@@ -112,11 +114,14 @@ def test_contamination_is_found_before_training(
     assert found["mine"]["examples"][0]["id"].startswith("copied")
 
 
-def test_an_unknown_metric_in_a_guard_fails_by_name(plain: dict, tmp_path: Path) -> None:
-    plain["evaluation"]["guards"] = ["acuracy >= 0.5"]
-    record = run_trial(trial_config(plain), directory=tmp_path / "t")
-    assert record.state == "failed"
-    assert "did you mean 'accuracy'" in record.reason
+def test_metrics_of_suites_are_known_before_training(plain: dict, tmp_path: Path) -> None:
+    plain["evaluation"]["guards"] = ["'mine/acuracy' >= 0.5"]
+    with pytest.raises(UserError, match="did you mean 'mine/accuracy'"):
+        run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+    # What a suite of the hub has is not known before it is fetched.
+    plain["evaluation"]["suites"]["far"] = {"kind": "hh"}
+    check_before_anything_heavy(trial_config(plain))
 
 
 @pytest.mark.parametrize(
