@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,8 @@ class CommandHelp:
             width = max(len(key) for key, _ in self.keys)
             lines += ["", "most used keys:"]
             lines += [f"  {key:{width}s}  {meaning}" for key, meaning in self.keys]
-            command = self.usage.partition(" [")[0].partition(" KEY")[0]
+            names = itertools.takewhile(lambda w: w.islower() and "=" not in w, self.usage.split())
+            command = " ".join(name.partition("|")[0] for name in names)
             lines += [
                 "",
                 f"all keys: docs/config.md, or the composed config: rmexp {command} --cfg job",
@@ -119,10 +121,14 @@ HELP: dict[str, CommandHelp] = {
         ),
     ),
     "export": CommandHelp(
-        "export model.path=FOLDER out=FOLDER [KEY=VALUE ...]",
-        "A model, or a run's checkpoint of one or several ranks, as one folder for transformers.",
-        ("export model.path=outputs/studies/starter/trials/0000/model out=mine merge=true",),
-        (("merge=true", "LoRA merged into the model"), ("out=FOLDER", "made by this command")),
+        "export model.path=FOLDER_OR_CHECKPOINT out=FOLDER [KEY=VALUE ...]",
+        "A model as one folder to hand on.",
+        ("export model.path=outputs/studies/starter/trials/0000/model out=my_model",),
+        (
+            ("model.path=FOLDER", "a model's folder or a checkpoint"),
+            ("out=FOLDER", "a folder that does not exist yet"),
+            ("merge=true", "add LoRA's adapters to the weights, for plain transformers"),
+        ),
     ),
     "rate": CommandHelp(
         "rate [--dry-run] [KEY=VALUE ...]",
