@@ -7,123 +7,41 @@ import os
 import shutil
 import time
 import traceback as traceback_module
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
-from rmexp.evaluation.objective import evaluate_objective, names_in
-from rmexp.evaluation.scorer import Scorer
-from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
-from rmexp.labelling.labels import Labels
-from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text
-from rmexp.reward.data import TrainingPairs
-from rmexp.reward.model import load_reward_model
-from rmexp.reward.options import LossOptions
-from rmexp.reward.train import train_reward_model
-from rmexp.rules import RuleSet
-from rmexp.tracking import Tracker
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
 from rmexp.trial.early import check_device
 from rmexp.trial.failure import FailureKind, failure_kind
-from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
 from rmexp.trial.measured import (
-    BASE,
-    BaseResult,
-    InTraining,
     base_result,
-    contamination_report,
-    drift_from,
-    guard_violations,
-    measure,
-    scoring_device,
     wants_base,
-    wrongly_ranked,
 )
 from rmexp.trial.model_card import add_to_card
 from rmexp.trial.ranks import run_ranks
-from rmexp.trial.reading import VALIDATION, evaluation_sets, judged, known_metrics, read_splits
+from rmexp.trial.reading import evaluation_sets
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
-from rmexp.trial.versions import code_fingerprint, library_versions
 
 if TYPE_CHECKING:
-    from rmexp.fingerprint import Fingerprint
+    pass
 
-Report = Callable[[int, float], bool]
-Progress = Callable[[str], None]
-Advance = Callable[[int, int], None]
-
-_SAMPLES = 20
-
-
-class Pruned(Exception):
-    """The search has seen enough of this trial."""
-
-
-@dataclass
-class _Trial:
-    """What the steps of a trial gather for its record."""
-
-    config: TrialConfig
-    directory: Path
-    identity: TrialIdentity
-    tracker: Tracker
-    progress: Progress
-    advance: Advance | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    fingerprints: dict[str, Any] = field(default_factory=dict)
-    times: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    objectives: list[float] = field(default_factory=list)
-    resume: bool = False
-
-    def measure(self, metrics: Mapping[str, float]) -> None:
-        """Take the objectives from what is known."""
-        wanted = self.config.evaluation.objectives
-        self.objectives = [evaluate_objective(expression, metrics) for expression in wanted]
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time a step, and say that it runs."""
-        self.progress(name)
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.times[name] = round(time.monotonic() - start, 3)
-
-    def identify(self, name: str, value: Fingerprint) -> None:
-        self.fingerprints[name] = value.to_plain()
-
-    def record(
-        self, state: State, reason: str, traceback: str = "", failure: FailureKind | None = None
-    ) -> TrialRecord:
-        return TrialRecord(
-            state=state,
-            reason=reason,
-            objective=self.objectives[0] if self.objectives else None,
-            objectives=self.objectives,
-            config=self.config.to_plain(),
-            identity=self.identity,
-            metrics=self.metrics,
-            history=self.history,
-            fingerprints=self.fingerprints,
-            seeds={"trial": self.config.seed, "split": self.config.data.split.seed},
-            versions=library_versions(),
-            times=self.times,
-            paths={"model": MODEL} if (self.directory / MODEL).is_dir() else {},
-            report=self.report,
-            traceback=traceback,
-            failure=failure,
-        )
+from rmexp.trial.steps import (
+    Advance,
+    Progress,
+    Pruned,
+    Report,
+    RunningTrial,
+    evaluate,
+    label_training_pairs,
+    log_samples,
+    note_contamination,
+    rate_training_pairs,
+    read_and_note,
+    train,
+)
 
 
 def run_trial(
@@ -182,7 +100,7 @@ def run_here(
 ) -> TrialRecord:
     """The trial in this process, which is rank 0 where there are several."""
     info = assembly.run_info(config, identity, directory)
-    trial = _Trial(
+    trial = RunningTrial(
         config,
         directory,
         identity,
@@ -223,7 +141,7 @@ def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None
         directory: of the trial; rank 0 writes there.
         resume: go on from the checkpoint there, where there is one.
     """
-    trial = _Trial(
+    trial = RunningTrial(
         config,
         directory,
         TrialIdentity(),
@@ -232,12 +150,12 @@ def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None
         resume=resume and (directory / "checkpoints").is_dir(),
     )
     rules = assembly.rule_set(config)
-    splits = _read_splits(trial, rules)
-    labelled = _label(trial, _rate(trial, splits.train, rules))
-    _train(trial, splits, labelled.labels, {}, None, None)
+    splits = read_and_note(trial, rules)
+    labelled = label_training_pairs(trial, rate_training_pairs(trial, splits.train, rules))
+    train(trial, splits, labelled.labels, {}, None, None)
 
 
-def _run(trial: _Trial, report: Report | None) -> None:
+def _run(trial: RunningTrial, report: Report | None) -> None:
     """The line, in named steps."""
     config = trial.config
     with trial.step("read"):
@@ -246,246 +164,28 @@ def _run(trial: _Trial, report: Report | None) -> None:
             # as any failure among its trials is.
             _check(config)
         rules = assembly.rule_set(config)
-        splits = _read_splits(trial, rules)
+        splits = read_and_note(trial, rules)
         sets = evaluation_sets(config, splits)
     with trial.step("contamination"):
-        _note_contamination(trial, splits, sets)
+        note_contamination(trial, splits, sets)
     base = None
     if wants_base(config.evaluation):
         with trial.step("base"):
             base = base_result(config, sets)
     with trial.step("rate"):
-        rated = _rate(trial, splits.train, rules)
+        rated = rate_training_pairs(trial, splits.train, rules)
     with trial.step("label"):
-        labelled = _label(trial, rated)
+        labelled = label_training_pairs(trial, rated)
     with trial.step("train"):
-        _train(trial, splits, labelled.labels, sets, base, report)
+        train(trial, splits, labelled.labels, sets, base, report)
     with trial.step("evaluate"):
-        _evaluate(trial, splits, sets, base)
-    _log_samples(trial, labelled)
+        evaluate(trial, splits, sets, base)
+    log_samples(trial, labelled)
 
 
 def _check(config: TrialConfig) -> None:
     assembly.check_before_anything_heavy(config)
     check_device(config.trainer)
-
-
-def _note_contamination(trial: _Trial, splits: Splits, sets: Mapping[str, EvaluationSet]) -> None:
-    """Before training, so that a contaminated set is known whatever becomes of the trial."""
-    compared = {**sets, "test": pairs_set(splits.test, "test")} if splits.test else sets
-    found = contamination_report(splits.train, compared)
-    trial.report["contamination"] = found
-    trial.metrics |= {f"contamination/{n}": float(c["contaminated"]) for n, c in found.items()}
-
-
-def _evaluate(
-    trial: _Trial,
-    splits: Splits,
-    sets: Mapping[str, EvaluationSet],
-    base: BaseResult | None,
-) -> None:
-    """Measure the saved model; the objective and the guards from what was measured."""
-    scorer = load_reward_model(trial.directory / MODEL, device=scoring_device(trial.config))
-    scorer.progress = trial.advance
-    results = measure(scorer, sets)
-    for name, result in results.items():
-        _note_evaluation(trial, name, result)
-    if VALIDATION in results:
-        columns, rows = wrongly_ranked(results[VALIDATION])
-        trial.tracker.table("wrongly_ranked", columns, rows)
-        trial.report["wrongly_ranked"] = {"columns": columns, "rows": rows}
-    if results:
-        options = trial.config.evaluation
-        known = known_metrics(results) | _base_metrics(base)
-        trial.measure(known)
-        trial.metrics |= guard_violations(options.guards, known)
-    if base is not None:
-        trial.report["base"] = base.metrics
-        trial.report["drift"] = drift_from(base, results)
-    if trial.config.evaluation.test:
-        test = pairs_set(judged(splits.test, "test"), "test")
-        _note_evaluation(trial, "test", evaluate_set(scorer, test))
-
-
-def _base_metrics(base: BaseResult | None) -> dict[str, float]:
-    return {} if base is None else {f"{BASE}{n}": v for n, v in base.metrics.items()}
-
-
-def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
-    config = trial.config
-    data, splits = read_splits(config.data)
-    trial.identify("pairs", data.fingerprint)
-    for name in ("train", "validation", "test"):
-        trial.identify(name, pairs_fingerprint(getattr(splits, name)))
-    trial.identify("rules", rules.fingerprint)
-    trial.identify("code", code_fingerprint())
-    trial.report["data"] = data.report.to_plain()
-    trial.report["split"] = {
-        "train": len(splits.train),
-        "validation": len(splits.validation),
-        "test": len(splits.test),
-        "prompts grouped": splits.grouped,
-        "near copies grouped": splits.near,
-    }
-    return splits
-
-
-def _rate(trial: _Trial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
-    rated = rate(trial.config, pairs, rules, trial.advance)
-    trial.identify("rater", rated.rater)
-    if trial.config.selection.strategy == "adapter":
-        trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
-    trial.metrics["ratings/rated"] = rated.ratings.rated
-    trial.metrics["ratings/reused"] = rated.ratings.reused
-    return rated
-
-
-def _label(trial: _Trial, rated: RatedPairs) -> LabelledPairs:
-    labelled = label(trial.config, rated)
-    trial.metrics |= labelled.metrics()
-    return labelled
-
-
-def _train(
-    trial: _Trial,
-    splits: Splits,
-    labels: Labels,
-    sets: Mapping[str, EvaluationSet],
-    base: BaseResult | None,
-    report: Report | None,
-) -> None:
-    config = trial.config
-    between = InTraining.of(sets, base)
-    measured = judged(splits.validation, "validation") if splits.validation else None
-
-    def begun(model: Scorer) -> None:
-        between.model = model
-
-    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        row = {"epoch": epoch, **metrics}
-        part = "validation/"
-        known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
-        known |= _base_metrics(base)
-        objectives = config.evaluation.objectives
-        wanted = {name for o in objectives for name in names_in(o)}
-        measurable = config.evaluation.every_epoch and between.model and sets
-        if measurable and not wanted <= known.keys():
-            found, drift = between.measure()
-            known |= found
-            row |= drift | {n: v for n, v in found.items() if n in wanted}
-            wanted = set()  # what is unknown now is a mistake, to be told before more epochs
-        trial.history.append(row)
-        trial.tracker.log(
-            {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch
-        )
-        # What is not measured between epochs is known at the end only.
-        if not wanted <= known.keys():
-            return
-        trial.measure(known)
-        # Several values have no order, so nothing can be pruned by them.
-        if report is None or len(objectives) > 1:
-            return
-        value = trial.objectives[0]
-        if report(epoch, value) and epoch < config.epochs:
-            raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
-
-    trained = train_reward_model(
-        training_pairs(splits.train, labels, config),
-        measured if config.evaluation.every_epoch else None,
-        model=config.model.name,
-        template=config.model.template,
-        max_length=config.model.max_length,
-        peft=PeftOptions(**config.peft.model_dump()),
-        loss=LossOptions(
-            label_smoothing=config.loss.label_smoothing,
-            center_coefficient=config.loss.center_coefficient,
-        ),
-        learning_rate=config.learning_rate,
-        epochs=config.epochs,
-        batch_pairs=config.trainer.batch_pairs,
-        warmup_steps=config.trainer.warmup_steps,
-        weight_decay=config.trainer.weight_decay,
-        precision=config.trainer.precision,
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        strategy=config.trainer.strategy,
-        threads=config.trainer.threads,
-        deterministic=config.trainer.deterministic,
-        seed=config.seed,
-        directory=trial.directory,
-        cache_dir=Path(config.cache_dir),
-        report=after_epoch,
-        begun=begun,
-        resume=trial.resume,
-        checkpoint_steps=config.trainer.checkpoint_steps,
-        sharded_checkpoints=config.trainer.sharded_checkpoints,
-        resolved=config.to_plain(),
-        progress=trial.advance,
-    )
-    trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
-    trial.identify("model", trained.base_fingerprint)
-
-
-def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -> TrainingPairs:
-    """The kept pairs with the labelled side as chosen.
-
-    With ``selection.tie=half`` a tie keeps its order and gets the target 1/2.
-    """
-    kept = np.flatnonzero(labels.kept).tolist()
-    prefer_a = labels.preferred[kept] != 0
-    size = np.abs(labels.margin[kept])
-    chosen = [p.response_a if a else p.response_b for p, a in _zip(pairs, kept, prefer_a)]
-    rejected = [p.response_b if a else p.response_a for p, a in _zip(pairs, kept, prefer_a)]
-    return TrainingPairs(
-        ids=[pairs[i].id for i in kept],
-        prompts=[pairs[i].prompt for i in kept],
-        chosen=chosen,
-        rejected=rejected,
-        margin=size * config.loss.margin_scale if config.loss.margin_scale else None,
-        target=labels.target[kept] if config.selection.tie == "half" else None,
-        weight=size / size.mean() if config.loss.weight_by_margin and size.any() else None,
-    )
-
-
-def _zip(
-    pairs: Sequence[Pair], kept: Sequence[int], prefer_a: np.ndarray
-) -> Iterator[tuple[Pair, bool]]:
-    return ((pairs[i], bool(a)) for i, a in zip(kept, prefer_a, strict=True))
-
-
-def _note_evaluation(trial: _Trial, part: str, result: SetResult) -> None:
-    trial.metrics |= {f"{part}/{name}": value for name, value in result.metrics.items()}
-    trial.report[part] = result.to_plain()
-
-
-def _log_samples(trial: _Trial, labelled: LabelledPairs) -> None:
-    pairs, rules = labelled.rated.pairs, labelled.rated.rules
-    ratings, labels = labelled.rated.ratings, labelled.labels
-    rows = []
-    for i in range(min(_SAMPLES, len(pairs))):
-        named = ", ".join(
-            f"{rules.rules[c].id} ({ratings.psi_a[i, c]:+.2f} / {ratings.psi_b[i, c]:+.2f})"
-            for c in labelled.critical[i]
-        )
-        label = {1: "A", 0: "B", -1: "dropped"}[int(labels.preferred[i])]
-        rows.append(
-            [
-                pairs[i].id,
-                prompt_text(pairs[i].prompt),
-                pairs[i].response_a,
-                pairs[i].response_b,
-                named,
-                label,
-                float(labels.margin[i]),
-            ]
-        )
-    columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
-    trial.tracker.table("labelled_pairs", columns, rows)
-    trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
-    columns = ["rule", "critical in", "mean discrepancy", "speaks for the label"]
-    rows = [list(row) for row in labelled.rule_statistics()]
-    trial.tracker.table("critical_rules", columns, rows)
-    trial.report["critical_rules"] = {"columns": columns, "rows": rows}
 
 
 def _copy_checkpoint(old: Path, new: Path) -> bool:

@@ -71,8 +71,8 @@ def test_datasets_loads_the_columns_that_trl_takes(
 
 
 def test_labels_are_those_that_a_trial_trains_on(plain: dict[str, Any], tmp_path: Path) -> None:
-    from rmexp.trial.run import training_pairs
     from rmexp.trial.schema import trial_config
+    from rmexp.trial.steps import training_pairs
 
     out = tmp_path / "labels.jsonl"
     _, labelled = label(plain, out, part="train")

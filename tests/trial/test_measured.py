@@ -104,7 +104,7 @@ def test_contamination_is_found_before_training(
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("rmexp.trial.run.train_reward_model", broken)
+    monkeypatch.setattr("rmexp.trial.steps.train_reward_model", broken)
     record = run_trial(trial_config(plain), directory=tmp_path / "t")
     assert record.state == "failed"
     found = record.report["contamination"]

@@ -13,8 +13,9 @@ from rmexp.labelling import preference_labels
 from rmexp.preferences import Pair, prompt_from_text, read_files
 from rmexp.trial.assembly import check_before_anything_heavy
 from rmexp.trial.record import TrialIdentity, TrialRecord
-from rmexp.trial.run import run_trial, training_pairs
+from rmexp.trial.run import run_trial
 from rmexp.trial.schema import TrialConfig, trial_config
+from rmexp.trial.steps import training_pairs
 
 RULES = ["answers_alarming_wording", "no_invented_intent", "offers_safe_alternative"]
 
@@ -158,7 +159,7 @@ def test_a_crash_is_a_failed_record_with_the_traceback(
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the machine\ncaught fire")
 
-    monkeypatch.setattr("rmexp.trial.run.train_reward_model", broken)
+    monkeypatch.setattr("rmexp.trial.steps.train_reward_model", broken)
     record = run_trial(trial_config(plain), directory=tmp_path / "t")
     assert record.state == "failed"
     assert record.reason == "RuntimeError: the machine caught fire"
