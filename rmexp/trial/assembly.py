@@ -120,6 +120,10 @@ def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True)
             if of.path is not None and not Path(of.path).exists():
                 raise UserError(f"evaluation.suites.{name}.path: no such file: {of.path}")
         check_model_name(config.model.name, "model.name")
+        if config.peft.kind == "qlora":
+            from rmexp.backbone.quantised import check_qlora
+
+            check_qlora()
     if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
         from rmexp.rating.openai_api import check_key
 
