@@ -160,19 +160,33 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
     with Steps() as steps:
         # Begun by the first advance: what is wrong before it stays one line.
         advance = partial(steps.advance_in, "evaluate")
-        result, written = run_evaluation(options, advance, of_record=of_record)
+        found = run_evaluation(options, advance, of_record=of_record)
 
     from rmexp.sweep.console import console
-    from rmexp.views.evaluation import all_alike_note, figures_table, heading, other_metrics
+    from rmexp.views.evaluation import (
+        all_alike_note,
+        contamination_line,
+        evaluation_picture,
+        figures_table,
+        heading,
+        other_metrics,
+    )
     from rmexp.views.trial_text import metric_rows
 
-    out = console()
+    out, result = console(), found.result
     out.print(heading(result), markup=False)
     out.print(figures_table(result))
     if note := all_alike_note(result):
         out.print(note, markup=False)
     for name, text in metric_rows(other_metrics(result)):
         print(f"{name:42s} {text}")
+    if found.contamination is not None:
+        print(contamination_line(found.contamination))
+    written = [str(path) for path in found.written]
+    if options.picture is not None:
+        page = evaluation_picture(found.name, result)
+        Path(options.picture).write_text(page, encoding="utf-8")
+        written.append(options.picture)
     for path in written:
         print(f"written: {path}")
 

@@ -97,7 +97,7 @@ class RewardModel:
         for place, i in enumerate(distinct):
             families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
-            budget = row_budget(tokens, self.token_budget)
+            budget = row_budget(tokens, self.token_budget, device.type)
             rows = self.classifier.rows(tokens, list(families.values()), budget)
 
             def tell(done: int) -> None:

@@ -90,6 +90,7 @@ def train_reward_model(
     strategy: StrategyName = "auto",
     nodes: int = 1,
     report: Report | None = None,
+    begun: Callable[[RewardModel], None] | None = None,
     resume: bool = False,
     checkpoint_steps: int = 0,
     sharded_checkpoints: bool = False,
@@ -136,6 +137,8 @@ def train_reward_model(
         strategy: auto (one device), ddp, fsdp or fsdp2.
         nodes: machines, under torchrun or SLURM.
         report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
+        begun: called before the first step with the model that is trained, which a report may
+            score with; not called for a sharded one, which takes every rank to score.
         resume: go on from the last checkpoint in the directory, where there is one.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp2), so that no
@@ -259,13 +262,15 @@ def train_reward_model(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
+        reward = RewardModel(classifier, form, str(model))
+        if begun is not None and strategy in ("auto", "ddp"):
+            begun(reward)
         trainer.fit(
             module,
             datamodule=loaders,
             ckpt_path=checkpoint,
             weights_only=True,
         )
-        reward = RewardModel(classifier, form, str(model))
         saved = _save(trainer, reward, directory / "model") if save else None
         remove_checkpoints(checkpoints)
     return TrainedModel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +56,7 @@ class EvaluateConfig(Section):
         "test", description="which part of the split (suite=pairs)"
     )
     out: str | None = Field(None, description="JSON file for the whole result")
+    picture: str | None = Field(None, description="HTML file for intervals and reliability")
     results_dir: str | None = Field(
         None, description="folder for RewardBench's own result and per-row files"
     )
@@ -71,12 +73,29 @@ class EvaluateConfig(Section):
         }
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What the command found and wrote.
+
+    Attributes:
+        name: of the model.
+        result: on the set.
+        contamination: what a trial's model has seen of the set; None for another model.
+        written: the files.
+    """
+
+    name: str
+    result: SetResult
+    contamination: dict[str, Any] | None
+    written: list[Path]
+
+
 def evaluate(
     config: EvaluateConfig,
     advance: Callable[[int, int], None] | None = None,
     *,
     of_record: bool = False,
-) -> tuple[SetResult, list[Path]]:
+) -> Evaluated:
     """Score a set and write what is asked for.
 
     Args:
@@ -85,31 +104,34 @@ def evaluate(
         of_record: no data was asked for by name: of a model in a trial's folder, the pairs and
             the split are the trial's own.
 
-    Returns:
-        The result, and the files written.
-
     Raises:
         UserError: naming key, file or row.
     """
     check_out("out", config.out)
+    check_out("picture", config.picture)
     paths = [config.model.path] if of_record and config.model.path else []
     data, note = chosen_data(config.suite, config.data, paths)
     of = evaluation_set(config.suite, data, config.part, note)
     model = scorer(config.model, config.cache_dir, advance)
 
     from rmexp.evaluation.sets import evaluate_set
+    from rmexp.trial.measured import contamination_of
     from rmexp.trial.record import write_json
 
+    seen = None
+    if config.model.path is not None:
+        seen = contamination_of(model_of(config.model.path), of)
     result = evaluate_set(model, of)
     name = str(config.model.path or config.model.target)
     written = []
     if config.out is not None:
         part = {"part": config.part} if config.suite.kind == "pairs" else {}
-        write_json(Path(config.out), {"model": name, **part, **result.to_plain()})
+        plain = {"model": name, **part, **result.to_plain(), "contamination": seen}
+        write_json(Path(config.out), plain)
         written.append(Path(config.out))
     if config.results_dir is not None and config.suite.kind in REWARDBENCH:
         written += _reference_files(result, Path(config.results_dir), name, config.model)
-    return result, written
+    return Evaluated(name, result, seen, written)
 
 
 def recorded_data(model: str) -> DataConfig | None:

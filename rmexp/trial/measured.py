@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
+from rmexp.errors import UserError
 from rmexp.evaluation.contamination import contamination
 from rmexp.evaluation.distribution import score_drift
 from rmexp.evaluation.objective import constraint_violation, names_in
@@ -18,9 +20,10 @@ from rmexp.evaluation.preferences import PreferenceEvaluation
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set
 from rmexp.fingerprint import fingerprint
-from rmexp.preferences import Pair, prompt_text
+from rmexp.preferences import Pair, pairs_fingerprint, prompt_text
 from rmexp.reward.model import load_base_model
-from rmexp.trial.record import write_json
+from rmexp.trial import assembly
+from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord, write_json
 from rmexp.trial.schema import EvaluationConfig, TrialConfig
 from rmexp.trial.versions import code_fingerprint
 
@@ -63,11 +66,17 @@ def wants_base(config: EvaluationConfig) -> bool:
     return any(name.startswith(BASE) for e in expressions for name in names_in(e))
 
 
+def scoring_device(config: TrialConfig) -> str:
+    """Where a trial scores: all the GPUs that it sees where it trains on one."""
+    return {"gpu": "cuda"}.get(config.trainer.accelerator, config.trainer.accelerator)
+
+
 def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseResult:
     """Score the model before training, or find what was scored before.
 
-    The result depends on weights, text form, seed (of a head that the weights lack), sets and
-    code, and is kept under their fingerprint in ``cache_dir/base``.
+    In float32, as the trained model is scored in the end. The result depends on weights, text
+    form, seed (of a head that the weights lack), sets and code, and is kept under their
+    fingerprint in ``cache_dir/base``.
     """
     model = config.model
     cache = Path(config.cache_dir)
@@ -76,7 +85,6 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
         weights=weights_fingerprint(resolve_model(model.name, cache)),
         template=model.template,
         max_length=model.max_length,
-        precision=config.trainer.precision,
         seed=config.seed,
         sets={name: of.fingerprint.hexdigest for name, of in sets.items()},
         code=code_fingerprint(),
@@ -91,7 +99,7 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
         template=model.template,
         max_length=model.max_length,
         cache_dir=cache,
-        precision=config.trainer.precision,
+        device=scoring_device(config),
     )
     results = {name: evaluate_set(scorer, of) for name, of in sets.items()}
     found = BaseResult(
@@ -100,6 +108,43 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"metrics": found.metrics, "scores": found.scores})
     return found
+
+
+@dataclass
+class InTraining:
+    """The model between epochs, for an objective over more than an epoch itself measures.
+
+    Attributes:
+        sets: what the trained model is measured on in the end.
+        scores: set to its scores by the latest model measured, before training that of the base.
+        model: the one in training; None before it is there, or where it is sharded.
+    """
+
+    sets: Mapping[str, EvaluationSet]
+    scores: dict[str, NDArray[np.float64]]
+    model: Scorer | None = None
+
+    @classmethod
+    def of(cls, sets: Mapping[str, EvaluationSet], base: BaseResult | None) -> InTraining:
+        """Nothing is measured yet but the base, where it was wanted."""
+        scores = {} if base is None else {n: np.array(s) for n, s in base.scores.items()}
+        return cls(sets, scores)
+
+    def measure(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Metrics by the names that objectives use, and the drift since last time as ``SET/...``.
+
+        Raises:
+            ValueError: a score that is no finite number, naming its row.
+        """
+        assert self.model is not None
+        results = measure(self.model, self.sets)
+        drift: dict[str, float] = {}
+        for name, result in results.items():
+            if name in self.scores:
+                moved = score_drift(self.scores[name], result.scores).metrics()
+                drift |= {f"{name}/{what}": value for what, value in moved.items()}
+            self.scores[name] = result.scores
+        return known_metrics(results), drift
 
 
 def measure(scorer: Scorer, sets: Mapping[str, EvaluationSet]) -> dict[str, SetResult]:
@@ -140,6 +185,32 @@ def drift_from(base: BaseResult, results: Mapping[str, SetResult]) -> dict[str, 
 def guard_violations(guards: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
     """By how much each guard is violated, under ``guards/EXPRESSION``; 0 or less holds."""
     return {f"guards/{guard}": constraint_violation(guard, known) for guard in guards}
+
+
+def contamination_of(path: str, of: EvaluationSet) -> dict[str, Any] | None:
+    """What a trial's model has seen of an evaluation set; None for a model of no trial.
+
+    Args:
+        path: of the model, ``TRIAL/model``.
+        of: the set.
+
+    Returns:
+        As :func:`contamination_report` has it of one set; or ``unknown`` and why, where the pairs
+        that the trial trained on are no longer there.
+    """
+    folder = Path(path).absolute().parent
+    if Path(path).name != MODEL or not (folder / FILE_NAME).is_file():
+        return None
+    record = TrialRecord.read(folder)
+    data = record.trial_config.data
+    try:
+        train = assembly.split_pairs(assembly.read_pairs(data).pairs, data.split).train
+    except UserError as error:
+        return {"unknown": str(error)}
+    train = train[: data.train_limit]
+    if pairs_fingerprint(train).hexdigest != record.fingerprints["train"]["hexdigest"]:
+        return {"unknown": "the training pairs have changed since the trial ran"}
+    return contamination_report(train, {of.name: of})[of.name]
 
 
 def contamination_report(

@@ -18,6 +18,7 @@ import numpy as np
 from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
 from rmexp.evaluation.objective import evaluate_objective, names_in
+from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
 from rmexp.labelling.labels import Labels
 from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text
@@ -35,12 +36,14 @@ from rmexp.trial.measured import (
     BASE,
     VALIDATION,
     BaseResult,
+    InTraining,
     base_result,
     contamination_report,
     drift_from,
     guard_violations,
     known_metrics,
     measure,
+    scoring_device,
     wants_base,
     wrongly_ranked,
 )
@@ -230,7 +233,7 @@ def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None
     rules = assembly.rule_set(config)
     splits = _read_splits(trial, rules)
     labelled = _label(trial, _rate(trial, splits.train, rules))
-    _train(trial, splits, labelled.labels, None, None)
+    _train(trial, splits, labelled.labels, {}, None, None)
 
 
 def _run(trial: _Trial, report: Report | None) -> None:
@@ -251,7 +254,7 @@ def _run(trial: _Trial, report: Report | None) -> None:
     with trial.step("label"):
         labelled = _label(trial, rated)
     with trial.step("train"):
-        _train(trial, splits, labelled.labels, base, report)
+        _train(trial, splits, labelled.labels, sets, base, report)
     with trial.step("evaluate"):
         _evaluate(trial, splits, sets, base)
     _log_samples(trial, labelled)
@@ -280,7 +283,7 @@ def _evaluate(
     base: BaseResult | None,
 ) -> None:
     """Measure the saved model; the objective and the guards from what was measured."""
-    scorer = load_reward_model(trial.directory / MODEL)
+    scorer = load_reward_model(trial.directory / MODEL, device=scoring_device(trial.config))
     scorer.progress = trial.advance
     results = measure(scorer, sets)
     for name, result in results.items():
@@ -348,21 +351,36 @@ def _train(
     trial: _Trial,
     splits: Splits,
     labels: Labels,
+    sets: Mapping[str, EvaluationSet],
     base: BaseResult | None,
     report: Report | None,
 ) -> None:
     config = trial.config
+    between = InTraining.of(sets, base)
     measured = _judged(splits.validation, "validation") if splits.validation else None
 
+    def begun(model: Scorer) -> None:
+        between.model = model
+
     def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        trial.history.append({"epoch": epoch, **metrics})
-        trial.tracker.log(dict(metrics), step_metric="epoch", step=epoch)
+        row = {"epoch": epoch, **metrics}
         part = "validation/"
         known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
         known |= _base_metrics(base)
-        # An objective over what only the full evaluation measures cannot be reported early.
         objectives = config.evaluation.objectives
-        if not {name for o in objectives for name in names_in(o)} <= known.keys():
+        wanted = {name for o in objectives for name in names_in(o)}
+        measurable = config.evaluation.every_epoch and between.model and sets
+        if measurable and not wanted <= known.keys():
+            found, drift = between.measure()
+            known |= found
+            row |= drift | {n: v for n, v in found.items() if n in wanted}
+            wanted = set()  # what is unknown now is a mistake, to be told before more epochs
+        trial.history.append(row)
+        trial.tracker.log(
+            {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch
+        )
+        # What is not measured between epochs is known at the end only.
+        if not wanted <= known.keys():
             return
         trial.measure(known)
         # Several values have no order, so nothing can be pruned by them.
@@ -398,6 +416,7 @@ def _train(
         directory=trial.directory,
         cache_dir=Path(config.cache_dir),
         report=after_epoch,
+        begun=begun,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         sharded_checkpoints=config.trainer.sharded_checkpoints,

@@ -365,7 +365,11 @@ class EvaluationConfig(Section):
     suites: dict[str, SuiteConfig] = Field(
         default_factory=dict, description="sets scored at the end of each trial, by name"
     )
-    every_epoch: bool = Field(True, description="measure after each epoch, for pruning and curves")
+    every_epoch: bool = Field(
+        True,
+        description="measure after each epoch, for pruning and curves; the suites only where the "
+        "objective looks at them",
+    )
     test: bool = Field(
         False, description="also measure on the test pairs; a search must not, a single run may"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from rmexp.fingerprint import fingerprint
+from rmexp.sweep.storages import gather
 from rmexp.tracking import RunInfo
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.record import MODEL
@@ -117,7 +118,10 @@ def _importance(study: optuna.Study, view: StudyView) -> dict[str, float]:
 
 
 def _artifacts(view: StudyView) -> list[tuple[str, Path]]:
-    found = [("study", view.folder.database)] if view.folder.database.exists() else []
+    found = []
+    if view.folder.database.exists():
+        gather(view.folder.database)
+        found.append(("study", view.folder.database))
     best = view.trial(view.best[0]).directory if view.best else None
     if best is not None and any((best / MODEL).glob("*")):
         found.append(("model", best / MODEL))

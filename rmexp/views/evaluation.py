@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -9,7 +10,8 @@ from rich.table import Table
 
 from rmexp.evaluation.compare import Comparison
 from rmexp.evaluation.figures import Figure
-from rmexp.evaluation.sets import SetResult
+from rmexp.evaluation.published import PUBLISHED
+from rmexp.evaluation.sets import EvaluationSet, SetResult
 from rmexp.statistics import Interval
 
 _COLOURS = ("#1f6f8b", "#c0392b", "#1b7f5c", "#8e7cc3", "#d68910", "#5d6d7e")
@@ -115,40 +117,64 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     return lines
 
 
+def contamination_line(found: Mapping[str, Any]) -> str:
+    """What a model has seen of the set, in one line."""
+    if "unknown" in found:
+        return f"contamination: unknown: {found['unknown']}"
+    return (
+        f"contamination: {found['contaminated']} of {found['prompts']} prompts overlap with the "
+        f"training prompts, {found['exact']} of them whole"
+    )
+
+
 def comparison_picture(comparison: Comparison) -> str:
     """One HTML page that needs nothing else: figures with intervals, and reliability."""
-    of = comparison.of
-    title = escape(f"{of.name}: {', '.join(comparison.results)}")
+    notes = comparison_notes(comparison)[1:]
+    return _page(comparison.of, comparison.results, comparison.published, notes)
+
+
+def evaluation_picture(model: str, result: SetResult) -> str:
+    """The same of one model."""
+    notes = [f"{name}: {value:.4g}" for name, value in other_metrics(result).items()]
+    return _page(result.of, {model: result}, PUBLISHED.get(result.of.kind, {}), notes)
+
+
+def _page(
+    of: EvaluationSet,
+    results: Mapping[str, SetResult],
+    published: Mapping[str, Mapping[str, float]],
+    notes: Sequence[str],
+) -> str:
+    title = escape(f"{of.name}: {', '.join(results)}")
     licence = f"<p>Data: {escape(of.licence)}</p>" if of.licence else ""
-    body = _picture(comparison).to_html(
+    body = _picture(results, published).to_html(
         full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True}
     )
-    notes = "".join(f"<li>{escape(line)}</li>" for line in comparison_notes(comparison)[1:])
+    listed = "".join(f"<li>{escape(line)}</li>" for line in notes)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;"
         "padding:0 1rem;color:#1f2933}h1{font-size:1.4rem}li{overflow-wrap:anywhere}</style>"
-        f"</head><body><h1>{title}</h1>{licence}{body}<ul>{notes}</ul></body></html>\n"
+        f"</head><body><h1>{title}</h1>{licence}{body}<ul>{listed}</ul></body></html>\n"
     )
 
 
-def _picture(comparison: Comparison) -> Any:
+def _picture(results: Mapping[str, SetResult], published: Mapping[str, Mapping[str, float]]) -> Any:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    names = _figure_names(comparison)
+    names = [figure.name for figure in next(iter(results.values())).figures]
     figure = make_subplots(
         cols=2,
         column_widths=[0.64, 0.36],
         horizontal_spacing=0.1,
         subplot_titles=("score with 95% interval", "reliability of sigmoid(margin)"),
     )
-    measured = list(comparison.results.items())
-    rows = [*comparison.results, *comparison.published]
+    rows = [*results, *published]
     # Models side by side around each name's line.
     step = 0.7 / max(1, len(rows))
     offset = {row: (i - (len(rows) - 1) / 2) * step for i, row in enumerate(rows)}
-    for number, (model, result) in enumerate(measured):
+    for number, (model, result) in enumerate(results.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         intervals = {f.name: f.interval() for f in result.figures}
         shown = [n for n in names if n in intervals]
@@ -190,12 +216,12 @@ def _picture(comparison: Comparison) -> Any:
             row=1,
             col=2,
         )
-    for number, (model, published) in enumerate(comparison.published.items()):
-        shown = [n for n in names if n in published]
+    for number, (model, numbers) in enumerate(published.items()):
+        shown = [n for n in names if n in numbers]
         figure.add_trace(
             go.Scatter(
                 name=f"{escape(model)} (published)",
-                x=[published[n] for n in shown],
+                x=[numbers[n] for n in shown],
                 y=[names.index(n) + offset[model] for n in shown],
                 mode="markers",
                 marker={

@@ -13,6 +13,7 @@ from rmexp.trial import measured
 from rmexp.trial.measured import guard_violations, known_metrics, wants_base, wrongly_ranked
 from rmexp.trial.run import run_trial
 from rmexp.trial.schema import EvaluationConfig, trial_config
+from rmexp.views.evaluation import contamination_line, evaluation_picture
 
 
 @pytest.fixture
@@ -110,6 +111,91 @@ def test_contamination_is_found_before_training(
     assert found["mine"]["exact"] == record.report["split"]["train"]
     assert record.metrics["contamination/mine"] >= found["mine"]["exact"]
     assert found["mine"]["examples"][0]["id"].startswith("copied")
+
+
+def test_an_objective_over_a_suite_is_known_after_each_epoch(plain: dict, tmp_path: Path) -> None:
+    """So that a search over suites can prune; with the drift from one checkpoint to the next."""
+    plain["epochs"] = 3
+    plain["learning_rate"] = 0.01
+    plain["evaluation"]["objective"] = "'mine/loss' - base.accuracy + 0*over_length_baseline"
+    seen: list[tuple[int, float]] = []
+
+    def report(epoch: int, value: float) -> bool:
+        seen.append((epoch, value))
+        return epoch == 2
+
+    record = run_trial(trial_config(plain), directory=tmp_path / "pruned", report=report)
+    assert record.state == "pruned", record.reason
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert seen[0][1] != seen[1][1]
+    assert [row["mine/loss"] for row in record.history] != [seen[0][1]] * 2
+
+    plain["epochs"] = 2
+    whole = run_trial(trial_config(plain), directory=tmp_path / "whole")
+    assert whole.state == "complete", whole.reason
+    assert whole.history[-1]["mine/loss"] == pytest.approx(whole.metrics["mine/loss"], abs=1e-5)
+    rows = [row["mine/score_shift"] for row in whole.history]
+    assert rows[0] == pytest.approx(record.history[0]["mine/score_shift"], abs=0.5)
+    assert all(-1 <= row["validation/score_rank_correlation"] <= 1 for row in whole.history)
+
+
+def test_measuring_between_epochs_does_not_move_training(plain: dict, tmp_path: Path) -> None:
+    plain["epochs"] = 2
+    plain["learning_rate"] = 0.01
+    bare = run_trial(trial_config(plain), directory=tmp_path / "1")
+    plain["evaluation"]["objective"] = "'mine/accuracy'"
+    measured_too = run_trial(trial_config(plain), directory=tmp_path / "2")
+    assert measured_too.state == "complete", measured_too.reason
+    losses = [[row["train/loss"] for row in r.history] for r in (bare, measured_too)]
+    assert losses[0] == losses[1]
+    assert measured_too.metrics["mine/loss"] == bare.metrics["mine/loss"]
+
+
+def test_an_unknown_metric_is_told_after_the_first_epoch(plain: dict, tmp_path: Path) -> None:
+    plain["epochs"] = 2
+    plain["evaluation"]["objective"] = "'mine/acuracy'"
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "failed"
+    assert "did you mean 'mine/accuracy'" in record.reason
+    assert len(record.history) == 1
+
+
+def test_what_a_trials_model_has_seen_of_another_set(plain: dict, tmp_path: Path) -> None:
+    """Training is over, the set is new: the overlap is still told."""
+    from rmexp.preferences import read_starter
+    from rmexp.trial.evaluate import EvaluateConfig, EvaluatedModelConfig, evaluate
+    from rmexp.trial.schema import SuiteConfig
+
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "complete", record.reason
+    rows = [
+        {"id": f"r{i}", "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt]}
+        | {"response_a": "x", "response_b": "y", "preference": "a"}
+        for i, pair in enumerate(read_starter(limit=40).pairs)
+    ]
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = SuiteConfig(kind="file", path=str(other), name="Other", licence="MIT")
+    config = EvaluateConfig(
+        model=EvaluatedModelConfig(path=str(tmp_path / "t")),
+        suite=suite,
+        out=str(tmp_path / "out.json"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    found = evaluate(config)
+    assert found.contamination is not None
+    assert found.contamination["exact"] == record.report["split"]["train"]
+    kept = json.loads((tmp_path / "out.json").read_text())
+    assert kept["contamination"] == found.contamination
+    assert evaluation_picture("m", found.result).count("reliability of sigmoid(margin)") == 1
+    assert "prompts overlap" in contamination_line(found.contamination)
+
+    stored = json.loads((tmp_path / "t" / "record.json").read_text())
+    stored["fingerprints"]["train"]["hexdigest"] = "0"
+    (tmp_path / "t" / "record.json").write_text(json.dumps(stored))
+    found = evaluate(config)
+    assert found.contamination == {"unknown": "the training pairs have changed since the trial ran"}
+    assert "unknown" in contamination_line(found.contamination)
 
 
 def test_an_unknown_metric_in_a_guard_fails_by_name(plain: dict, tmp_path: Path) -> None:
