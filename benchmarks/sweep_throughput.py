@@ -32,7 +32,7 @@ from results_file import ResultsFile
 
 from rmexp.preferences import prompt_text
 from rmexp.statistics.bootstrap import bootstrap_mean
-from rmexp.trial import assembly
+from rmexp.trial import assembly, reading
 from rmexp.trial.held_out import test_pairs
 from rmexp.trial.labelled import part_of, rate
 from rmexp.trial.record import TrialRecord
@@ -59,7 +59,7 @@ def points(count: int) -> list[dict[str, Any]]:
 def prepare(folder: Path, cache: Path, model: Path, count: int, threads: int) -> None:
     """Ratings into the store (ours) and into a file (the peer's), with the pairs in words."""
     config = TrialConfig(cache_dir=str(cache), gamma=1.0, r=5)
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     rules = assembly.rule_set(config)
     train = part_of(data, config.data, "train")
     rated = rate(config, train, rules).ratings

@@ -114,7 +114,7 @@ def check_model_name(name: str, key: str) -> None:
         UserError: naming the key.
     """
     if name in (MINILM.name, SMOLLM2.name):
-        _packaged_path(MINILM if name == MINILM.name else SMOLLM2)
+        packaged_path(MINILM if name == MINILM.name else SMOLLM2)
     elif name not in NAMES:
         try:
             resolve_model(name, Path())
@@ -144,7 +144,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _packaged_file(source: ModelSource) -> Path:
-    path = _packaged_path(source)
+    path = packaged_path(source)
     if _file_digest(path) != source.sha256:
         raise UserError(
             f"{path} is not the file known as {source.name} (sha256 differs): "
@@ -153,7 +153,8 @@ def _packaged_file(source: ModelSource) -> Path:
     return path
 
 
-def _packaged_path(source: ModelSource) -> Path:
+def packaged_path(source: ModelSource) -> Path:
+    """The weight file inside the installed package; UserError where it is not there."""
     # find_spec does not import a top-level package: these import llama-cpp or sentence-transformers
     spec = importlib.util.find_spec(source.package)
     if spec is None or spec.origin is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from rmexp.cli import adapters, models, raters, studies
 from rmexp.cli.composed import fail
+from rmexp.cli.help import asked_help
+from rmexp.cli.options import OptionParser
 from rmexp.errors import UserError
 
 USAGE = """\
@@ -37,9 +39,9 @@ usage: rmexp COMMAND ...
   ratings    the rating store                           rmexp ratings stats
   doctor     what is installed, and what is missing     rmexp doctor
 
-train, sweep, prepare, evaluate, compare, score, export, rate, label, rules, rater and adapter take
-Hydra overrides and flags: KEY=VALUE, --cfg job, --config-dir DIR. The others take plain options:
-COMMAND --help.
+COMMAND --help tells more. train, sweep, prepare, evaluate, compare, score, export, rate, label,
+rules, rater and adapter take KEY=VALUE, --cfg job, --config-dir DIR (Hydra's); the others plain
+options.
 """
 
 
@@ -57,7 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[0] not in COMMANDS:
         fail(f"no command '{words[0]}'; use one of {', '.join(COMMANDS)}")
     try:
-        COMMANDS[words[0]](words[1:])
+        help_text = asked_help(words)
+        if help_text is None:
+            COMMANDS[words[0]](words[1:])
+        else:
+            print(help_text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has enough, as head has; Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -69,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def doctor(words: list[str]) -> None:
     """What is installed, and what is missing."""
-    argparse.ArgumentParser("rmexp doctor").parse_args(words)
+    OptionParser("doctor", "what is installed, and what is missing").parse_args(words)
     from rmexp.doctor import report
 
     sys.exit(report())

@@ -8,19 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from rmexp.cli.hydra_errors import explain, unknown_flag
 from rmexp.config_files import config_dir, sweeps_dir
 from rmexp.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from pydantic import BaseModel
 
 
 def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig], None]) -> None:
     """Compose a command's config and hand it to ``task``; nothing heavy is imported before.
 
     Raises:
-        UserError: Hydra's complaint, on one line.
+        UserError: what cannot be composed, on one line.
     """
+    flag = unknown_flag(words)
+    if flag is not None:
+        raise UserError(f"{config_name}: no flag {flag}; see 'rmexp {config_name} --help'")
     # Hydra prints a hint instead of the error unless told to let it through.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     import hydra
@@ -37,22 +42,26 @@ def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig]
             composed.append
         )()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_first_lines(error)) from error
+        raise UserError(explain(error, config_name, _models(config_name))) from error
+    except ValueError as error:
+        # Hydra's own, for trainer=3.
+        if "Config group override must be" not in str(error):
+            raise
+        groups = [word for word in words if (config_dir() / word.partition("=")[0]).is_dir()]
+        raise UserError(
+            f"a config group takes the name of an option, got {' '.join(groups)}"
+        ) from error
     # Outside Hydra, which would print lines of its own above an error. Empty for --cfg and -m.
     for config in composed:
         task(config)
 
 
-def _first_lines(error: BaseException) -> str:
-    """Hydra's message on one line, without its hints over several lines."""
-    cause = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(
-        line for line in lines if not line.startswith(("Set the env", "full_key:", "object_type"))
-    )
-    if cause is not None and str(cause) and str(cause).splitlines()[0] not in text:
-        text += f" ({str(cause).splitlines()[0]})"
-    return text
+def _models(command: str) -> list[type[BaseModel]]:
+    from rmexp.sweep.config_store import COMMANDS
+    from rmexp.sweep.schema import StudyConfig
+    from rmexp.trial.schema import TrialConfig
+
+    return [COMMANDS[command]] if command in COMMANDS else [TrialConfig, StudyConfig]
 
 
 def fail(message: str) -> NoReturn:

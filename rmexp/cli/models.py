@@ -98,12 +98,14 @@ def _train(config: DictConfig) -> None:
     from rmexp.sweep.launch import split_config
     from rmexp.sweep.schema import StudyConfig
     from rmexp.trial.assembly import check_before_anything_heavy
+    from rmexp.trial.early import check_device
     from rmexp.trial.schema import checked, trial_config
 
     plain, rest = split_config(config)
     trial = trial_config(plain)
     study = checked(StudyConfig, rest)
     check_before_anything_heavy(trial)
+    check_device(trial.trainer)
     directory = _fresh_run_directory(Path(study.output_dir))
 
     from rmexp.cli.progress import Steps

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmexp.cli.composed import run_composed
+from rmexp.cli.options import OptionParser
 from rmexp.errors import UserError
 
 _SHOWN_UNRATED = 10
@@ -42,7 +42,7 @@ def rater(words: list[str]) -> None:
 
 def ratings(words: list[str]) -> None:
     """Count, export, import or prune the rating store."""
-    parser = argparse.ArgumentParser("rmexp ratings", description="the rating store")
+    parser = OptionParser("ratings", "the rating store")
     parser.add_argument("action", choices=["stats", "export", "import", "prune"])
     parser.add_argument("file", nargs="?", help="Parquet file (export, import)")
     parser.add_argument("--cache-dir", help="instead of RMEXP_CACHE_DIR or ~/.cache/rmexp")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmexp.cli.options import OptionParser
 from rmexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def sync(words: list[str]) -> None:
 
 def ui(words: list[str]) -> None:
     """A read-only page of all studies."""
-    parser = argparse.ArgumentParser("rmexp ui", description="a read-only page of all studies")
+    parser = OptionParser("ui", "a read-only page of all studies")
     parser.add_argument("--output-dir", default="outputs", help="where studies lie")
     parser.add_argument("--host", default="127.0.0.1", help="beyond loopback a token is needed")
     parser.add_argument("--port", type=int, default=8080)
@@ -234,7 +235,7 @@ def ui(words: list[str]) -> None:
 
 def studies(words: list[str]) -> None:
     """The studies below the output folder."""
-    parser = argparse.ArgumentParser("rmexp studies", description="studies, newest first")
+    parser = OptionParser("studies", "studies, newest first")
     parser.add_argument("--output-dir", default="outputs")
     options = parser.parse_args(words)
     from rich.table import Table
@@ -268,7 +269,7 @@ def studies(words: list[str]) -> None:
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"rmexp {command}", description=description)
+    parser = OptionParser(command, description)
     parser.add_argument("study", help="name of the study")
     parser.add_argument("--output-dir", default="outputs", help="where studies lie")
     parser.add_argument(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,6 +17,7 @@ _SETS = POOL / "sets.yaml"
 _TEXT_FIELDS = ("id", "sentence", "category", "applies_when")
 _EXAMPLE_FIELDS = ("follows", "breaks")
 _REQUIRED = ("id", "sentence", "category")
+_LISTED = 20
 
 
 def load_rules(path: Path) -> tuple[Rule, ...]:
@@ -27,8 +28,11 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     """
     root = _compose(path)
     entries = _mapping(root, path).get("rules")
-    if not isinstance(entries, yaml.SequenceNode) or not entries.value:
+    if not isinstance(entries, yaml.SequenceNode):
         raise UserError(f"{path}:1: expected a list under 'rules:'")
+    if not entries.value:
+        line = entries.start_mark.line + 1
+        raise UserError(f"{path}:{line}: no rule in it; write rules below 'rules:'")
     rules = tuple(_rule(node, path) for node in entries.value)
     seen: dict[str, int] = {}
     for rule, node in zip(rules, entries.value, strict=True):
@@ -93,18 +97,21 @@ def _pick(ids: Sequence[str], rules: Sequence[Rule], message: str) -> tuple[Rule
     by_id = {rule.id: rule for rule in rules}
     for rule_id in ids:
         if rule_id not in by_id:
-            raise UserError(message.format(rule_id) + _suggestion(rule_id, by_id))
+            raise UserError(message.format(rule_id) + suggestion(rule_id, by_id))
     if len(set(ids)) != len(ids):
         twice = next(i for n, i in enumerate(ids) if i in ids[:n])
         raise UserError(f"rules.ids: '{twice}' stands twice")
     return tuple(by_id[rule_id] for rule_id in ids)
 
 
-def _suggestion(wrong: str, known: Any) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown id: the nearest ones, else those that there are."""
+    ids = list(known)
+    near = difflib.get_close_matches(wrong, ids, n=3)
+    if near:
+        return "; did you mean " + " or ".join(f"'{i}'" for i in near) + "?"
+    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+    return f"; known: {', '.join(ids[:_LISTED])}{more}"
 
 
 @functools.cache
@@ -155,15 +162,15 @@ def _text(node: yaml.Node, field: str, path: Path) -> str:
 def _rule(node: yaml.Node, path: Path) -> Rule:
     fields = _mapping(node, path)
     line = node.start_mark.line + 1
+    known = _TEXT_FIELDS + _EXAMPLE_FIELDS
+    for field, value in fields.items():
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=1)
+            meant = f"did you mean '{near[0]}'?" if near else f"use {', '.join(known)}"
+            raise UserError(f"{path}:{value.start_mark.line + 1}: unknown key '{field}'; {meant}")
     for field in _REQUIRED:
         if field not in fields:
             raise UserError(f"{path}:{line}: the rule lacks '{field}'")
-    for field, value in fields.items():
-        if field not in _TEXT_FIELDS + _EXAMPLE_FIELDS:
-            raise UserError(
-                f"{path}:{value.start_mark.line + 1}: unknown field '{field}'; "
-                f"use {', '.join(_TEXT_FIELDS + _EXAMPLE_FIELDS)}"
-            )
     texts = {f: _text(fields[f], f, path) for f in _TEXT_FIELDS if f in fields}
     examples = {f: _examples(fields[f], f, path) for f in _EXAMPLE_FIELDS if f in fields}
     return Rule(

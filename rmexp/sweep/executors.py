@@ -13,6 +13,7 @@ from rmexp.sweep.schema import (
     SubmititExecutorConfig,
 )
 from rmexp.sweep.worker_processes import ProcessExecutor, cores, visible_gpus
+from rmexp.trial.early import check_device
 from rmexp.trial.schema import TrainerConfig
 
 
@@ -68,6 +69,7 @@ def make_executor(
     """
     trainer = trainer or TrainerConfig()
     if isinstance(config, InlineExecutorConfig):
+        check_device(trainer)
         return InlineExecutor()
     if isinstance(config, SubmititExecutorConfig):
         from rmexp.sweep.cluster import ClusterExecutor
@@ -80,5 +82,6 @@ def make_executor(
         from rmexp.sweep.ray_cluster import RayCluster
 
         return ClusterExecutor(RayCluster(config, trainer), threads=max(1, int(config.cpus)))
+    check_device(trainer)
     gpus = visible_gpus() if trainer.accelerator == "gpu" else ()
     return ProcessExecutor(config.slots, ranks=trainer.devices, gpus=gpus)

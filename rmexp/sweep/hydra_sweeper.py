@@ -6,6 +6,7 @@ wait for the slowest, and knows no pruning; so the sweeper is ours.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import types
@@ -64,7 +65,9 @@ class StudySweeper(Sweeper):
             with ProgressLines() as lines:
                 run_sweep(plan, lines)
         except UserError:
-            type(self).at_end(plan)
+            # There may be no study yet to say anything of; what went wrong is what counts.
+            with contextlib.suppress(UserError):
+                type(self).at_end(plan)
             raise
         type(self).at_end(plan)
         print_end(plan)

@@ -168,12 +168,12 @@ def _version_drift(old: TrialRecord) -> list[str]:
 
 
 def _content_drift(old: TrialRecord, config: TrialConfig) -> list[str]:
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
     from rmexp.trial.versions import code_fingerprint
 
     rules = assembly.rule_set(config)
     today = {
-        "pairs": assembly.read_pairs(config.data).fingerprint,
+        "pairs": reading.read_pairs(config.data).fingerprint,
         "rules": rules.fingerprint,
         "code": code_fingerprint(),
     }

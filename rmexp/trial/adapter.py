@@ -118,11 +118,11 @@ def train(config: AdapterConfig) -> tuple[str, AdapterReport]:
     Raises:
         UserError: naming key or folder.
     """
-    from rmexp.backbone.sources import check_model_name
+    from rmexp.backbone.described import model_description
     from rmexp.trial import assembly
 
     assembly.check_before_anything_heavy(config)
-    check_model_name(config.model.name, "model.name")
+    model_description(config.model.name, "model.name")
     out = Path(config.out)
     if out.exists():
         raise UserError(f"out: {out} exists already; give a new folder")
@@ -144,25 +144,25 @@ def check(config: AdapterConfig) -> AdapterReport:
     Raises:
         UserError: naming key or folder.
     """
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
 
     if config.path is None:
         raise UserError("path: missing; give the folder that 'rmexp adapter train' wrote")
     assembly.check_before_anything_heavy(config)
     rules = assembly.rule_set(config)
     settings = assembly.adapter_settings(config, rules, Path(config.path), "path")
-    return _measure(config, Path(config.path), settings, assembly.read_pairs(config.data), rules)
+    return _measure(config, Path(config.path), settings, reading.read_pairs(config.data), rules)
 
 
 def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, AdapterReport]:
     from rmexp.adapter.train import AdapterTraining, train_rule_adapter
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
     from rmexp.trial.labelled import part_of, rate
     from rmexp.trial.record import write_json
 
     _check_device(config.device)
     rules = assembly.rule_set(config)
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     pairs = part_of(data, config.data, "train")[: config.data.train_limit]
     rated = rate(config, pairs, rules)
     adapter = train_rule_adapter(

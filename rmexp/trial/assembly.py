@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.errors import UserError
-from rmexp.preferences import (
-    Pair,
-    PreferenceData,
-    Splits,
-    read_files,
-    read_hub,
-    read_starter,
-    split_by_prompt,
-)
-from rmexp.rules import RuleSet, load_rule_set
+from rmexp.rules import RuleSet, load_rule_set, suggestion
 from rmexp.tracking import NullTracker, RunInfo, Tracker
+from rmexp.trial import early
 from rmexp.trial.record import TrialIdentity
 from rmexp.trial.schema import (
-    DataConfig,
     LabellingConfig,
     OpenAIConfig,
-    SplitConfig,
-    SuiteConfig,
     TrackerConfig,
     TrialConfig,
 )
@@ -35,42 +24,8 @@ if TYPE_CHECKING:
     from rmexp.adapter.settings import AdapterSettings
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.evaluation.scorer import Scorer
-    from rmexp.evaluation.sets import EvaluationSet
     from rmexp.labelling.selectors import Selector
     from rmexp.rating.rater import Rater
-
-
-def read_pairs(config: DataConfig) -> PreferenceData:
-    """The preference pairs that the config names."""
-    if config.source == "starter":
-        return read_starter(limit=config.limit)
-    shared: dict[str, Any] = {
-        "columns": config.columns,
-        "on_invalid": config.on_invalid,
-        "seed": config.seed,
-        "limit": config.limit,
-    }
-    if config.path is not None:
-        return read_files(config.path, **shared)
-    assert config.name is not None
-    return read_hub(
-        config.name,
-        split=config.hub_split,
-        config_name=config.config_name,
-        data_dir=config.data_dir,
-        **shared,
-    )
-
-
-def split_pairs(pairs: Sequence[Pair], config: SplitConfig) -> Splits:
-    """The pairs in their three parts."""
-    return split_by_prompt(
-        pairs,
-        train=config.train,
-        validation=config.validation,
-        test=config.test,
-        seed=config.seed,
-    )
 
 
 def rule_set(config: LabellingConfig) -> RuleSet:
@@ -83,18 +38,23 @@ def rule_set(config: LabellingConfig) -> RuleSet:
     if config.r > len(rules):
         raise UserError(
             f"r: {config.r} critical rules from a set of {len(rules)} ({rules.name}); "
-            f"use r of {len(rules)} or less, or a larger rule set"
+            f"use r={len(rules)} or less, or a larger rule set"
         )
     if config.selection.rules is not None:
         known = set(rules.ids)
         for rule_id in config.selection.rules:
             if rule_id not in known:
-                raise UserError(f"selection.rules: no rule '{rule_id}' in set '{rules.name}'")
+                raise UserError(
+                    f"selection.rules: no rule '{rule_id}' in set '{rules.name}'"
+                    + suggestion(rule_id, rules.ids)
+                )
     return rules
 
 
 def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True) -> None:
-    """Tell the mistakes that can be told without loading a model or reading all the data.
+    """Tell the mistakes that can be told without loading a model; makes nothing but the cache.
+
+    Local files are read, and remembered: the trial does not read them again.
 
     Args:
         config: of a trial, or of another command that labels.
@@ -106,28 +66,19 @@ def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True)
     rules = rule_set(config)
     if config.selection.path is not None:
         adapter_settings(config, rules, Path(config.selection.path), "selection.path")
-    if config.data.path is not None and not Path(config.data.path).exists():
-        raise UserError(f"data.path: no such file or folder: {config.data.path}")
     if isinstance(config, TrialConfig):
-        from rmexp.backbone.sources import check_model_name
-        from rmexp.evaluation.objective import check_guard, check_objective
-
-        for objective in config.evaluation.objectives:
-            check_objective(objective)
-        for guard in config.evaluation.guards:
-            check_guard(guard)
-        for name, of in config.evaluation.suites.items():
-            if of.path is not None and not Path(of.path).exists():
-                raise UserError(f"evaluation.suites.{name}.path: no such file: {of.path}")
-        check_model_name(config.model.name, "model.name")
+        early.check_expressions(config.evaluation)
+        early.check_backbone(config)
         if config.peft.kind == "qlora":
             from rmexp.backbone.quantised import check_qlora
 
             check_qlora()
+    early.check_rater(config.rater)
     if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
         from rmexp.rating.openai_api import check_key
 
         check_key(config.rater.base_url)
+    early.check_data(config)
     cache = Path(config.cache_dir)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -256,25 +207,6 @@ def run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> R
         config=config.to_plain(),
         directory=directory,
     )
-
-
-def suite(config: SuiteConfig) -> EvaluationSet:
-    """The evaluation set that the config names, or the sample of it that is wanted.
-
-    Raises:
-        UserError: naming file and row, or what is missing.
-    """
-    from rmexp.evaluation.sets import read_set
-
-    of = read_set(
-        config.kind,
-        config.path,
-        prior=config.prior,
-        name=config.name,
-        licence=config.licence,
-        styles=config.styles,
-    )
-    return of if config.rows is None else of.sample(config.rows, config.seed)
 
 
 def custom_scorer(target: str, options: Mapping[str, Any]) -> Scorer:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
-from rmexp.trial.schema import LabellingConfig
+from rmexp.rules import load_rule_set
+from rmexp.trial.schema import LabellingConfig, RulesConfig, checked
 
 if TYPE_CHECKING:
     from rmexp.labelling.audit import PoolAudit
@@ -23,6 +24,16 @@ class AuditConfig(LabellingConfig):
     )
     out: str | None = Field(None, description="a .json file for the findings")
     picture: str | None = Field(None, description="an .html file for the picture")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _r_fits_the_rules(cls, plain: Any) -> Any:
+        """Where ``r`` is null it is the default, or every rule of a smaller set."""
+        if not isinstance(plain, dict) or plain.get("r", 0) is not None:
+            return plain
+        of = checked(RulesConfig, plain.get("rules", {}), "rules")
+        default = int(cls.model_fields["r"].default)
+        return {**plain, "r": min(default, len(load_rule_set(of.name, of.path, of.ids)))}
 
     @model_validator(mode="after")
     def _every_rule_is_rated(self) -> AuditConfig:
@@ -47,7 +58,7 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
         UserError: naming what cannot be used, before anything is rated where that can be told.
     """
     from rmexp.labelling.audit import audit_rules
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
     from rmexp.trial.labelled import label, part_of, rate
     from rmexp.trial.record import write_json
 
@@ -56,7 +67,7 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{key}: no folder {Path(path).absolute().parent} to write into")
     rules = assembly.rule_set(config)
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     pairs = part_of(data, config.data, config.part)
     labelled = label(config, rate(config, pairs, rules, every_rule=True))
     rated = labelled.rated

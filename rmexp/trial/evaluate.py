@@ -178,12 +178,12 @@ def evaluation_set(
 ) -> EvaluationSet:
     """The rows that a config names; ``note`` is added to their name."""
     from rmexp.evaluation.sets import pairs_set
-    from rmexp.trial import assembly
+    from rmexp.trial import reading
     from rmexp.trial.labelled import part_of
 
     if suite.kind != "pairs":
-        return assembly.suite(suite)
-    pairs = part_of(assembly.read_pairs(data), data, part)
+        return reading.suite(suite)
+    pairs = part_of(reading.read_pairs(data), data, part)
     judged = [pair for pair in pairs if pair.preference is not None]
     if not judged:
         raise UserError(f"data: no pair of part '{part}' has a human preference")

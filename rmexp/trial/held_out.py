@@ -8,7 +8,7 @@ from typing import Any
 
 from rmexp.errors import DriftError, UserError
 from rmexp.preferences import pairs_fingerprint
-from rmexp.trial import assembly
+from rmexp.trial import reading
 from rmexp.trial.record import MODEL, TrialRecord, write_json
 from rmexp.trial.schema import TrialConfig
 
@@ -17,7 +17,7 @@ FILE_NAME = "test.json"
 
 def test_pairs(config: TrialConfig) -> list[Any]:
     """The judged test pairs of a config."""
-    splits = assembly.split_pairs(assembly.read_pairs(config.data).pairs, config.data.split)
+    splits = reading.split_pairs(reading.read_pairs(config.data).pairs, config.data.split)
     return list(splits.test)
 
 

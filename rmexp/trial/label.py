@@ -51,7 +51,7 @@ def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
     Raises:
         UserError: naming what cannot be used, before anything is rated where that can be told.
     """
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
     from rmexp.trial.labelled import label, part_of, rate
 
     assembly.check_before_anything_heavy(config)
@@ -59,7 +59,7 @@ def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
     if not out.absolute().parent.is_dir():
         raise UserError(f"out: no folder {out.absolute().parent} to write into")
     rules = assembly.rule_set(config)
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     labelled = label(config, rate(config, part_of(data, config.data, config.part), rules))
     write_labels(labelled, out)
     return str(data.report), labelled

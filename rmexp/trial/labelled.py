@@ -19,7 +19,7 @@ from rmexp.rating.pairs import PairRatings, rate_pairs
 from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
 from rmexp.rules import RuleSet
-from rmexp.trial import assembly
+from rmexp.trial import assembly, reading
 from rmexp.trial.schema import DataConfig, LabellingConfig
 
 Part = Literal["train", "validation", "test", "all"]
@@ -111,7 +111,7 @@ def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair,
     """The pairs of one part of the split, or all of them."""
     if part == "all":
         return data.pairs
-    chosen: tuple[Pair, ...] = getattr(assembly.split_pairs(data.pairs, config.split), part)
+    chosen: tuple[Pair, ...] = getattr(reading.split_pairs(data.pairs, config.split), part)
     return chosen
 
 

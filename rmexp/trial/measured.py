@@ -22,13 +22,13 @@ from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set
 from rmexp.fingerprint import fingerprint
 from rmexp.preferences import Pair, pairs_fingerprint, prompt_text
 from rmexp.reward.model import load_base_model
-from rmexp.trial import assembly
+from rmexp.trial import reading
+from rmexp.trial.reading import known_metrics
 from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord, write_json
 from rmexp.trial.schema import EvaluationConfig, TrialConfig
 from rmexp.trial.versions import code_fingerprint
 
 BASE = "base."
-VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,6 @@ class BaseResult:
 
     metrics: dict[str, float]
     scores: dict[str, list[float]]
-
-
-def known_metrics(results: Mapping[str, SetResult]) -> dict[str, float]:
-    """Metrics under the names that an objective may use.
-
-    Those of the validation pairs by their names; those of a suite as ``SUITE/NAME``, and as
-    ``NAME`` where the validation pairs and earlier suites have none of that name.
-    """
-    known: dict[str, float] = {}
-    if VALIDATION in results:
-        known |= results[VALIDATION].metrics
-    for suite, result in results.items():
-        if suite != VALIDATION:
-            known |= {f"{suite}/{name}": value for name, value in result.metrics.items()}
-            known = {**result.metrics, **known}
-    return known
 
 
 def wants_base(config: EvaluationConfig) -> bool:
@@ -204,7 +188,7 @@ def contamination_of(path: str, of: EvaluationSet) -> dict[str, Any] | None:
     record = TrialRecord.read(folder)
     data = record.trial_config.data
     try:
-        train = assembly.split_pairs(assembly.read_pairs(data).pairs, data.split).train
+        train = reading.split_pairs(reading.read_pairs(data).pairs, data.split).train
     except UserError as error:
         return {"unknown": str(error)}
     train = train[: data.train_limit]

@@ -128,16 +128,16 @@ def _gather_models(config: TrialConfig, found: Prepared) -> None:
 
 def _read_all(config: TrialConfig, found: Prepared) -> list[Pair]:
     """Read data and suites as a trial does, which keeps rows of the hub; the pairs it tokenises."""
-    from rmexp.trial import assembly
+    from rmexp.trial import reading
 
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     if config.data.source == "hub":
         found.kept += [key for key in ("data.name",) if config.data.path is None]
     found.notes.append(f"data: {data.report}")
     for name, suite in config.evaluation.suites.items():
-        assembly.suite(suite)
+        reading.suite(suite)
         found.notes.append(f"evaluation.suites.{name}: {suite.kind}")
-    splits = assembly.split_pairs(data.pairs, config.data.split)
+    splits = reading.split_pairs(data.pairs, config.data.split)
     return [*splits.train[: config.data.train_limit], *splits.validation]
 
 

@@ -115,12 +115,12 @@ def dry_run(config: RateConfig) -> str:
 
 
 def _to_rate(config: RateConfig) -> tuple[str, tuple[Pair, ...], RuleSet]:
-    from rmexp.trial import assembly
+    from rmexp.trial import assembly, reading
     from rmexp.trial.labelled import part_of
 
     assembly.check_before_anything_heavy(config, will_rate=not config.dry_run)
     rules = assembly.rule_set(config)
-    data = assembly.read_pairs(config.data)
+    data = reading.read_pairs(config.data)
     pairs = part_of(data, config.data, config.part)[config.shard :: config.shards]
     return str(data.report), pairs, rules
 

@@ -9,7 +9,7 @@ import time
 import traceback as traceback_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +30,17 @@ from rmexp.rules import RuleSet
 from rmexp.tracking import Tracker
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
+from rmexp.trial.early import check_device
 from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.labelled import LabelledPairs, RatedPairs, label, rate
 from rmexp.trial.measured import (
     BASE,
-    VALIDATION,
     BaseResult,
     InTraining,
     base_result,
     contamination_report,
     drift_from,
     guard_violations,
-    known_metrics,
     measure,
     scoring_device,
     wants_base,
@@ -49,6 +48,7 @@ from rmexp.trial.measured import (
 )
 from rmexp.trial.model_card import add_to_card
 from rmexp.trial.ranks import run_ranks
+from rmexp.trial.reading import VALIDATION, evaluation_sets, judged, known_metrics, read_splits
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 from rmexp.trial.versions import code_fingerprint, library_versions
@@ -157,8 +157,9 @@ def run_trial(
     Raises:
         UserError: before the directory is made, for a config that cannot run.
     """
-    assembly.check_before_anything_heavy(config)
     identity = identity or TrialIdentity()
+    if identity.study is None:
+        _check(config)
     progress = progress or (lambda step: None)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -240,9 +241,13 @@ def _run(trial: _Trial, report: Report | None) -> None:
     """The line, in named steps."""
     config = trial.config
     with trial.step("read"):
+        if trial.identity.study is not None:
+            # Its sweep has checked the edges of the space: what is wrong with this point is told
+            # as any failure among its trials is.
+            _check(config)
         rules = assembly.rule_set(config)
         splits = _read_splits(trial, rules)
-        sets = _evaluation_sets(config, splits)
+        sets = evaluation_sets(config, splits)
     with trial.step("contamination"):
         _note_contamination(trial, splits, sets)
     base = None
@@ -260,12 +265,9 @@ def _run(trial: _Trial, report: Report | None) -> None:
     _log_samples(trial, labelled)
 
 
-def _evaluation_sets(config: TrialConfig, splits: Splits) -> dict[str, EvaluationSet]:
-    """What steers the search: the judged validation pairs, and the suites."""
-    sets = {}
-    if splits.validation:
-        sets[VALIDATION] = pairs_set(_judged(splits.validation, VALIDATION), VALIDATION)
-    return sets | {n: assembly.suite(suite) for n, suite in config.evaluation.suites.items()}
+def _check(config: TrialConfig) -> None:
+    assembly.check_before_anything_heavy(config)
+    check_device(config.trainer)
 
 
 def _note_contamination(trial: _Trial, splits: Splits, sets: Mapping[str, EvaluationSet]) -> None:
@@ -301,7 +303,7 @@ def _evaluate(
         trial.report["base"] = base.metrics
         trial.report["drift"] = drift_from(base, results)
     if trial.config.evaluation.test:
-        test = pairs_set(_judged(splits.test, "test"), "test")
+        test = pairs_set(judged(splits.test, "test"), "test")
         _note_evaluation(trial, "test", evaluate_set(scorer, test))
 
 
@@ -311,10 +313,7 @@ def _base_metrics(base: BaseResult | None) -> dict[str, float]:
 
 def _read_splits(trial: _Trial, rules: RuleSet) -> Splits:
     config = trial.config
-    data = assembly.read_pairs(config.data)
-    splits = assembly.split_pairs(data.pairs, config.data.split)
-    if config.data.train_limit is not None:
-        splits = replace(splits, train=splits.train[: config.data.train_limit])
+    data, splits = read_splits(config.data)
     trial.identify("pairs", data.fingerprint)
     for name in ("train", "validation", "test"):
         trial.identify(name, pairs_fingerprint(getattr(splits, name)))
@@ -357,7 +356,7 @@ def _train(
 ) -> None:
     config = trial.config
     between = InTraining.of(sets, base)
-    measured = _judged(splits.validation, "validation") if splits.validation else None
+    measured = judged(splits.validation, "validation") if splits.validation else None
 
     def begun(model: Scorer) -> None:
         between.model = model
@@ -454,17 +453,6 @@ def _zip(
     pairs: Sequence[Pair], kept: Sequence[int], prefer_a: np.ndarray
 ) -> Iterator[tuple[Pair, bool]]:
     return ((pairs[i], bool(a)) for i, a in zip(kept, prefer_a, strict=True))
-
-
-def _judged(pairs: Sequence[Pair], part: str) -> list[Pair]:
-    """The pairs with a human preference: evaluation is against people, never rule labels."""
-    judged = [pair for pair in pairs if pair.preference is not None]
-    if not judged:
-        raise UserError(
-            f"data: no {part} pair has a human preference, so nothing can be measured; add "
-            f"'preference' to some rows, or set data.split.{part}=0"
-        )
-    return judged
 
 
 def _note_evaluation(trial: _Trial, part: str, result: SetResult) -> None:

@@ -19,7 +19,10 @@ from pydantic import (
 )
 
 from rmexp.errors import UserError
+from rmexp.trial.mistakes import explain
 
+# The name that conf/rules/file.yaml gives.
+OWN_RULES = "own"
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -72,7 +75,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _source_has_its_keys(self) -> DataConfig:
         if self.source == "files" and not self.path:
-            raise ValueError("data.source=files needs data.path")
+            raise ValueError(
+                "data.path: missing; data=jsonl and data=parquet need data.path=FILE_OR_FOLDER"
+            )
         if self.source == "hub" and not (self.name or self.path):
             raise ValueError("data.source=hub needs data.name, or data.path to a local copy")
         if self.source == "starter" and (self.path or self.name):
@@ -88,6 +93,12 @@ class RulesConfig(Section):
     name: str = Field("core20", description="a set of the pool, or a name for your own")
     path: str | None = Field(None, description="a YAML file of your own rules")
     ids: list[str] | None = Field(None, description="keep these rules only, in this order")
+
+    @model_validator(mode="after")
+    def _own_rules_have_a_file(self) -> RulesConfig:
+        if self.name == OWN_RULES and self.path is None:
+            raise ValueError("rules.path: rules=file needs it; give rules.path=FILE.yaml")
+        return self
 
 
 class ExemplarConfig(Section):
@@ -213,13 +224,6 @@ class LabellingConfig(Section):
     rating: RatingConfig = RatingConfig()
     selection: SelectionConfig = SelectionConfig()
     cache_dir: str = Field(description="ratings, tokens and converted models, shared by trials")
-
-    @field_validator("gamma", mode="after")
-    @classmethod
-    def _gamma_is_a_number(cls, value: float) -> float:
-        if math.isnan(value):
-            raise ValueError("must be a number of 0 or above, or inf; got NaN")
-        return value
 
 
 class ModelConfig(Section):
@@ -446,19 +450,4 @@ def checked(model: type[Model], plain: dict[str, Any], prefix: str = "") -> Mode
     try:
         return model.model_validate(plain)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(e, prefix) for e in error.errors())) from None
-
-
-def _explain(error: Any, prefix: str) -> str:
-    # A discriminated union puts its tag into the location: rater.exemplar.encoder.
-    tags = {"exemplar", "probe", "causal_lm", "openai", "recorded", "custom"}
-    parts = [str(p) for p in error["loc"] if not (p in tags and len(error["loc"]) > 1)]
-    key = ".".join([prefix, *parts] if prefix else parts)
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return message if not key or key in message else f"{key}: {message}"
-    return f"{key}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
+        raise UserError("; ".join(explain(e, model, prefix) for e in error.errors())) from None

@@ -35,6 +35,8 @@ def trial_lines(record: TrialRecord) -> list[str]:
     for group in sorted({name.partition("/")[0] for name in rest}):
         lines += ["", f"{group}:"]
         lines += [f"  {n:38s} {text}" for n, text in metric_rows(_below(rest, f"{group}/"))]
+    if record.objective is None:
+        return [*lines, "", "nothing was measured: no pair outside training has a preference"]
     formula = record.config["evaluation"]["objective"]
     return [*lines, "", f"objective {formula} = {record.objective}"]
 

@@ -57,7 +57,9 @@ def test_some_rules_only_in_the_order_asked(tmp_path: Path) -> None:
     [
         ("id: short", "id: polite", 12, "'polite' stands already at line 2"),
         ("    category: tone\n    applies", "    applies", 2, "lacks 'category'"),
-        ("applies_when", "applies_if", 5, "unknown field 'applies_if'"),
+        ("applies_when", "applies_if", 5, "'applies_if'; did you mean 'applies_when'"),
+        ("sentence: The response", "sentense: The response", 3, "did you mean 'sentence'"),
+        ("category: tone", "colour: red", 4, "unknown key 'colour'; use id, sentence"),
         ("sentence: The response is polite.", "sentence: ''", 3, "'sentence' must be a text"),
         ("sentence: The response is polite.", "sentence: [a]", 3, "'sentence' must be a text"),
         ("        response: Good day.", "        reply: Good day.", 7, "'prompt' and 'response'"),
@@ -87,7 +89,8 @@ def test_a_mistake_is_named_by_line(
         (b"", "the file is empty"),
         (b"\xff\xfe\xff", "not UTF-8"),
         (b"rules: \x00", "not YAML"),
-        (b"rules: []", "list under 'rules:'"),
+        (b"rules: []", "no rule in it"),
+        (b"rules: 3", "list under 'rules:'"),
         (b"- a", "key: value"),
     ],
 )
@@ -106,6 +109,8 @@ def test_unknown_names_say_what_there_is() -> None:
         load_rule_set("core2")
     with pytest.raises(UserError, match=r"no rule 'no_insult' .*did you mean 'no_insults'"):
         load_rule_set("core20", ids=["no_insult"])
+    with pytest.raises(UserError, match=r"no rule 'zzzz'.*; known: .* and 80 more$"):
+        load_rule_set("safety100", ids=["zzzz"])
     with pytest.raises(UserError, match="'no_insults' stands twice"):
         load_rule_set("core20", ids=["no_insults", "no_insults"])
 

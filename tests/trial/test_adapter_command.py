@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rmexp.errors import UserError
-from rmexp.trial import assembly
+from rmexp.trial import assembly, reading
 from rmexp.trial.adapter import AdapterConfig, check, train
 from rmexp.trial.label import LabelConfig, label_file
 from rmexp.trial.labelled import rate
@@ -142,7 +142,7 @@ def test_the_report_is_on_prompts_never_seen(plain: dict[str, Any], tmp_path: Pa
 def test_it_trains_on_the_ratings_of_the_store(plain: dict[str, Any], tmp_path: Path) -> None:
     config = checked(AdapterConfig, plain)
     rules = assembly.rule_set(config)
-    rate(config, assembly.read_pairs(config.data).pairs, rules)
+    rate(config, reading.read_pairs(config.data).pairs, rules)
     asked = (tmp_path / "asked").read_text()
     _train(plain, tmp_path / "adapter", rating={"on_missing": "error"})
     assert (tmp_path / "asked").read_text() == asked

@@ -86,18 +86,18 @@ def test_rows_of_the_hub_are_taken_along(
     import datasets
 
     from rmexp.preferences.read import HUB_ROWS, json_rows
-    from rmexp.trial import assembly
+    from rmexp.trial import reading
 
     rows = [row for _, row in json_rows(Path(files["data"]["path"]))]
     monkeypatch.setattr(datasets, "load_dataset", lambda *name, **of: rows)
     config = trial_config({**files, "data": {"source": "hub", "name": "owner/pairs"}})
-    here = assembly.read_pairs(config.data)
+    here = reading.read_pairs(config.data)
     found = prepare(config, tmp_path / "out", [], {})
     assert "data.path" not in found.moved
     assert HUB_ROWS not in os.environ
     monkeypatch.setattr(datasets, "load_dataset", None)
     monkeypatch.setenv(HUB_ROWS, str(tmp_path / "out" / "hub_rows"))
-    assert assembly.read_pairs(config.data).fingerprint == here.fingerprint
+    assert reading.read_pairs(config.data).fingerprint == here.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_rows_of_the_hub_are_taken_along(
         ({}, {"rater": "choice(a,b)"}, "the sweep searches rater, but rater.encoder"),
         ({"model": {"name": "/nowhere"}}, {}, "model.name"),
         ({"rater": {"kind": "probe", "path": "/nowhere"}}, {}, "rater.path: no such file"),
-        ({"model": {"name": "owner/nothing"}}, {}, "model.name: cannot get owner/nothing"),
+        ({"model": {"name": "owner/nothing"}}, {}, "model.name: owner/nothing is not in the"),
     ],
 )
 def test_what_cannot_be_gathered_is_told_and_leaves_nothing(

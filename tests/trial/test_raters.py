@@ -10,7 +10,7 @@ from rmexp.errors import UserError
 from rmexp.preferences import prompt_from_text
 from rmexp.rating.probe import fit_probe
 from rmexp.rating.rater import Item
-from rmexp.trial import assembly
+from rmexp.trial import assembly, reading
 from rmexp.trial.record import TrialRecord
 from rmexp.trial.run import run_trial
 from rmexp.trial.schema import LabellingConfig, trial_config
@@ -56,7 +56,7 @@ def test_a_trial_with_a_probe(tmp_path: Path) -> None:
 
 
 def test_a_trial_with_recorded_ratings(tmp_path: Path) -> None:
-    pairs = assembly.read_pairs(trial_config(_plain(tmp_path, {"kind": "exemplar"})).data).pairs
+    pairs = reading.read_pairs(trial_config(_plain(tmp_path, {"kind": "exemplar"})).data).pairs
     rows = [
         {
             "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],

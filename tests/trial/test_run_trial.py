@@ -10,7 +10,8 @@ import pytest
 
 from rmexp.errors import UserError
 from rmexp.labelling import preference_labels
-from rmexp.preferences import Pair, prompt_from_text
+from rmexp.preferences import Pair, prompt_from_text, read_files
+from rmexp.trial.assembly import check_before_anything_heavy
 from rmexp.trial.record import TrialIdentity, TrialRecord
 from rmexp.trial.run import run_trial, training_pairs
 from rmexp.trial.schema import TrialConfig, trial_config
@@ -113,9 +114,9 @@ def test_pairs_without_preference_train_but_cannot_be_measured(plain: dict, tmp_
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"source": "files", "path": str(path)}
-    record = run_trial(trial_config({**plain, "data": data}), directory=tmp_path / "1")
-    assert record.state == "failed"
-    assert "no validation pair has a human preference" in record.reason
+    with pytest.raises(UserError, match="no validation pair has a human preference"):
+        run_trial(trial_config({**plain, "data": data}), directory=tmp_path / "1")
+    assert not (tmp_path / "1").exists()
     data["split"] = {"train": 1.0, "validation": 0.0, "test": 0.0}
     record = run_trial(trial_config({**plain, "data": data}), directory=tmp_path / "2")
     assert record.state == "complete"
@@ -173,6 +174,13 @@ def test_a_crash_is_a_failed_record_with_the_traceback(
         ({"model": {"name": "/nowhere"}}, "model.name"),
         ({"data": {"source": "files", "path": "/nowhere.jsonl"}}, "data.path"),
         ({"evaluation": {"objective": "accuracy +"}}, "objective"),
+        ({"evaluation": {"objective": "acuracy"}}, "did you mean 'accuracy'"),
+        ({"evaluation": {"objective": "base.los"}}, "did you mean 'base.loss'"),
+        ({"evaluation": {"guards": ["loss <= 1", "los <= 1"]}}, "guard 'los <= 1'.* 'loss'"),
+        ({"model": {"name": "tiny", "max_length": 4096}}, "positions for 2048 tokens"),
+        ({"peft": {"kind": "last_k", "last_k": 3}}, "has 2 layers; use 2 or less"),
+        ({"trainer": {"accelerator": "mps"}}, "torch sees no MPS device; use trainer=cpu"),
+        ({"rater": {"kind": "probe", "path": "/nowhere"}}, "rater.path: no such file"),
     ],
 )
 def test_what_cannot_run_is_told_before_anything_is_written(
@@ -223,3 +231,33 @@ def test_without_a_tracker_wandb_is_never_imported(plain: dict, tmp_path: Path) 
 def test_the_config_is_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         TrialConfig(cache_dir="c").gamma = 2.0
+
+
+def test_a_mistake_in_a_point_of_a_study_is_a_failed_trial(plain: dict, tmp_path: Path) -> None:
+    """Its worker must not die of it: a lost worker is tried again."""
+    config = trial_config({**plain, "evaluation": {"objective": "acuracy"}})
+    record = run_trial(config, directory=tmp_path / "t", identity=TrialIdentity("study", 3))
+    assert record.state == "failed"
+    assert record.failure == "user_error"
+    assert "did you mean 'accuracy'" in record.reason
+    assert not (tmp_path / "t" / "model").exists()
+
+
+def test_a_check_before_the_trial_spares_it_the_reading(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    row = '{{"prompt": "Q{0}", "response_a": "yes {0}", "response_b": "no", "preference": "a"}}\n'
+    path.write_text("".join(row.format(n) for n in range(20)))
+    read = []
+    monkeypatch.setattr(
+        "rmexp.trial.reading.read_files", lambda p, **k: read.append(p) or read_files(p, **k)
+    )
+    config = trial_config({**plain, "data": {"source": "files", "path": str(path)}})
+    check_before_anything_heavy(config)
+    record = run_trial(config, directory=tmp_path / "1")
+    assert record.state == "complete"
+    assert read == [str(path)]
+    path.write_text("".join(row.format(n) for n in range(30)))
+    again = run_trial(config, directory=tmp_path / "2")
+    assert again.report["data"]["read"] == 30
