@@ -31,6 +31,7 @@ GIVEN = {
     "selection/fixed": ["selection.rules=[a]"],
     "selection/adapter": ["selection.path=x"],
     "model/path": ["model.name=x"],
+    "peft/qlora": ["trainer=gpu"],
     "suite/llmbar": ["suite.path=x"],
     "suite/pku": ["suite.path=x"],
     "suite/file": ["suite.path=x", "suite.name=mine", "suite.licence=MIT"],

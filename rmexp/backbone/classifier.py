@@ -31,6 +31,7 @@ class Classifier:
         peft: what of it is trained.
         autocast: whether products are in bfloat16, whatever the weights are kept in.
         sharded: whether the weights are spread over ranks.
+        compiled: whether its layers are compiled.
     """
 
     model: Any
@@ -39,12 +40,13 @@ class Classifier:
     peft: PeftOptions
     autocast: bool = False
     sharded: bool = False
+    compiled: bool = False
     _given: threading.local = field(default_factory=threading.local, repr=False)
 
     @property
     def inner(self) -> Any:
         """The transformers model inside."""
-        return self.model.get_base_model() if self.peft.kind == "lora" else self.model
+        return self.model.get_base_model() if self.peft.adapts else self.model
 
     @property
     def trunk(self) -> Any:

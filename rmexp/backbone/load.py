@@ -14,6 +14,7 @@ from torch import nn
 from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.classifier import Classifier, head_names, layers_of
 from rmexp.backbone.options import PeftOptions, Precision
+from rmexp.backbone.quantised import check_qlora, qlora_arguments
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.text import choose_pad_token
 from rmexp.errors import UserError
@@ -46,7 +47,9 @@ def load_sequence_classifier(
     """
     frozen_low = precision == "bf16" and peft.kind != "full"
     dtype = torch.bfloat16 if frozen_low else torch.float32
-    model, tokenizer = _load(path, dtype, seed, labels)
+    if peft.kind == "qlora":
+        check_qlora()
+    model, tokenizer = _load(path, dtype, seed, labels, quantise=peft.kind == "qlora")
     classifier = Classifier(
         model, tokenizer, causal=hasattr(model, "score"), peft=peft, autocast=precision == "bf16"
     )
@@ -128,7 +131,9 @@ def replica(classifier: Classifier, device: str) -> Classifier:
     return made
 
 
-def _load(path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1) -> tuple[Any, Any]:
+def _load(
+    path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1, quantise: bool = False
+) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if (Path(path) / "adapter_config.json").is_file():
@@ -152,7 +157,12 @@ def _load(path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1) -> t
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                **where, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+                **where,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **(qlora_arguments("score") if quantise else {}),
             )
     _draw_missing_head(model, report["missing_keys"], seed, path)
     use_short_rows(model)
@@ -215,7 +225,7 @@ def _choose_trained(classifier: Classifier, seed: int) -> None:
     options, model = classifier.peft, classifier.model
     if options.kind == "full":
         return
-    if options.kind == "lora":
+    if options.adapts:
         from peft import LoraConfig, TaskType, get_peft_model
 
         targets = options.targets

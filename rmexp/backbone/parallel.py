@@ -41,7 +41,13 @@ def parallel_scores(
     """
     device = rows[0].input_ids.device
     threads = torch.get_num_threads()
-    if device.type != "cpu" or classifier.sharded or threads == 1 or len(rows) == 1:
+    if (
+        device.type != "cpu"
+        or classifier.sharded
+        or classifier.compiled
+        or threads == 1
+        or len(rows) == 1
+    ):
         scores = _gathered(map(classifier.scores, rows), progress)
         return in_asked_order(rows, scores, count)
     if torch.is_grad_enabled():

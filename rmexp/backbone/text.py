@@ -95,10 +95,13 @@ class TextTemplate:
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Tokens]:
         """Tokens of each (prompt, response); a pure function of each text alone."""
-        if not prompts:
-            return []
-        if self.name == "pair":
-            return self._encode_pairs(prompts, responses)
+        encode = self._encode_pairs if self.name == "pair" else self._encode_texts
+        result: list[Tokens] = []
+        for at in range(0, len(prompts), _AT_ONCE):
+            result += encode(prompts[at : at + _AT_ONCE], responses[at : at + _AT_ONCE])
+        return result
+
+    def _encode_texts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Tokens]:
         rendered = [self._render(p, r) for p, r in zip(prompts, responses, strict=True)]
         encoded = self.tokenizer(
             [text for text, _, _ in rendered],
@@ -191,6 +194,8 @@ class TextTemplate:
         return self._apply_chat(prompt_from_text("x"), _MARK).rpartition(_MARK)[2]
 
 
+# Texts in one call of the tokenizer, which keeps offsets of every token as Python objects.
+_AT_ONCE = 1024
 _PROMPT, _RESPONSE, _FIXED = 0, 1, 2
 
 

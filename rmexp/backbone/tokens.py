@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,10 @@ def text_key(prompt: Prompt, response: str) -> str:
     """32 hexadecimal digits over the content of one (prompt, response)."""
     plain = json.dumps([[m.role, m.content] for m in prompt] + [response], ensure_ascii=False)
     return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+# Texts in one file: what is in memory at once while they are tokenised.
+_SHARD_TEXTS = 1 << 14
 
 
 class TokenStore:
@@ -56,13 +61,17 @@ class TokenStore:
         if any(key not in self._known for key in keys):
             self._read_shards()
         missing = {key: i for i, key in enumerate(keys) if key not in self._known}
+        names, chosen = list(missing), list(missing.values())
+        for at in range(0, len(chosen), _SHARD_TEXTS):
+            part = chosen[at : at + _SHARD_TEXTS]
+            fresh = self.template.encode([prompts[i] for i in part], [responses[i] for i in part])
+            if self._folder is None:
+                self._known.update(zip(names[at : at + _SHARD_TEXTS], fresh, strict=True))
+            else:
+                self._write_shard(names[at : at + _SHARD_TEXTS], fresh)
         if missing:
-            chosen = list(missing.values())
-            fresh = self.template.encode(
-                [prompts[i] for i in chosen], [responses[i] for i in chosen]
-            )
-            self._known.update(zip(missing, fresh, strict=True))
-            self._write_shard(list(missing), fresh)
+            # From the file, which is mapped: what was just made need not stay in memory.
+            self._read_shards()
         self.tokenised += len(missing)
         self.reused += len(keys) - len(missing)
         return [self._known[key] for key in keys]
@@ -75,22 +84,25 @@ class TokenStore:
         for path in sorted(self._folder.glob("shard-*")):
             if path.name in self._read:
                 continue
-            table = load_from_disk(str(path)).data.table.combine_chunks()
-            column = {n: table.column(n).chunk(0) for n in table.column_names}
-            ids = column["ids"].values.to_numpy(zero_copy_only=True)
-            ends = column["ids"].offsets.to_numpy()
-            second, cut_prompt, cut_response = (
-                column[n].to_pylist() for n in ("second_segment", "cut_prompt", "cut_response")
-            )
-            for i, key in enumerate(column["key"].to_pylist()):
-                self._known[key] = Tokens(
-                    ids[ends[i] : ends[i + 1]],
-                    second[i],
-                    self.template.has_types,
-                    cut_prompt[i],
-                    cut_response[i],
-                )
+            # Piece by piece: joining them would copy the file into memory.
+            for piece in load_from_disk(str(path)).data.table.to_batches():
+                self._read_piece(piece)
             self._read.add(path.name)
+
+    def _read_piece(self, piece: Any) -> None:
+        ids = piece.column("ids").values.to_numpy(zero_copy_only=True)
+        ends = piece.column("ids").offsets.to_numpy()
+        second, cut_prompt, cut_response = (
+            piece.column(n).to_pylist() for n in ("second_segment", "cut_prompt", "cut_response")
+        )
+        for i, key in enumerate(piece.column("key").to_pylist()):
+            self._known[key] = Tokens(
+                ids[ends[i] : ends[i + 1]],
+                second[i],
+                self.template.has_types,
+                cut_prompt[i],
+                cut_response[i],
+            )
 
     def _write_shard(self, keys: list[str], tokens: list[Tokens]) -> None:
         if self._folder is None:
@@ -128,7 +140,6 @@ class TokenStore:
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._read.add(name)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def export_reward_model(
     else:
         model = load_reward_model(source, cache_dir=cache_dir)
     classifier = model.classifier
-    if merge and classifier.peft.kind == "lora":
+    if merge and classifier.peft.adapts:
         merged = classifier.model.merge_and_unload()
         classifier = Classifier(merged, classifier.tokenizer, classifier.causal, PeftOptions())
     saved = RewardModel(classifier, model.template, model.base).save(target)
@@ -71,6 +71,8 @@ def checkpoint_model(path: Path, *, cache_dir: Path | None = None) -> RewardMode
     except (OSError, ValueError) as error:
         raise UserError(f"{beside} tells what the checkpoint is of: cannot read it") from error
     options = dict(made_of["peft"])
+    if options["kind"] == "qlora":
+        options["kind"] = "lora"  # the same adapters, on the base as it is
     if not isinstance(options["targets"], str):
         options["targets"] = tuple(options["targets"])
     cache = cache_dir or Path.home() / ".cache" / "rmexp"

@@ -151,11 +151,11 @@ class RewardModel:
             "base": self.base,
             "template": self.template.name,
             "max_length": self.template.max_length,
-            "adapter": peft.kind == "lora",
+            "adapter": peft.adapts,
         }
 
     def _card(self) -> str:
-        adapter = self.classifier.peft.kind == "lora"
+        adapter = self.classifier.peft.adapts
         auto = (
             "AutoPeftModelForSequenceClassification"
             if adapter

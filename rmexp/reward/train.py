@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
+from rmexp.backbone.acceleration import checkpoint_layers, compile_layers
 from rmexp.backbone.classifier import Classifier, head_names
 from rmexp.backbone.frozen import FrozenStates
 from rmexp.backbone.load import load_sequence_classifier
@@ -93,6 +94,8 @@ def train_reward_model(
     resume: bool = False,
     checkpoint_steps: int = 0,
     sharded_checkpoints: bool = False,
+    gradient_checkpointing: bool = False,
+    compile_model: bool = False,
     save: bool = True,
     progress: Callable[[int, int], None] | None = None,
     resolved: Mapping[str, Any] | None = None,
@@ -140,6 +143,9 @@ def train_reward_model(
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp2), so that no
             rank ever holds the whole; ``rmexp export`` puts the parts together.
+        gradient_checkpointing: run each layer again in the backward pass, instead of keeping what
+            it computed: less memory, about a third more time, the same losses.
+        compile_model: compile the layers (a minute or more at the start).
         save: whether to write the model.
         resolved: the whole config, where this is part of a trial; with several ranks each proves
             before fit that it holds the same one, and the same options and pairs.
@@ -162,6 +168,10 @@ def train_reward_model(
         weights = weights_fingerprint(path)
         classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
         untrained = _prepare(classifier, loss)
+        if gradient_checkpointing:
+            checkpoint_layers(classifier)
+        if compile_model:
+            compile_layers(classifier)
 
         form = _template(classifier, template, max_length)
         store = TokenStore(form, cache_dir)

@@ -69,6 +69,10 @@ def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True)
     if isinstance(config, TrialConfig):
         early.check_expressions(config.evaluation)
         early.check_backbone(config)
+        if config.peft.kind == "qlora":
+            from rmexp.backbone.quantised import check_qlora
+
+            check_qlora()
     early.check_rater(config.rater)
     if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
         from rmexp.rating.openai_api import check_key

@@ -239,7 +239,9 @@ class ModelConfig(Section):
 class PeftConfig(Section):
     """Which weights are trained. The score head always is."""
 
-    kind: Literal["full", "lora", "head_only", "last_k"] = "full"
+    kind: Literal["full", "lora", "qlora", "head_only", "last_k"] = Field(
+        "full", description="qlora: LoRA on a base in four bits, on CUDA GPUs (not run: no GPU)"
+    )
     rank: int = Field(8, ge=1, description="rank of LoRA")
     alpha: float = Field(16.0, gt=0, description="scale of LoRA")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of LoRA")
@@ -272,6 +274,10 @@ class TrainerConfig(Section):
     checkpoint_steps: int = Field(
         0, ge=0, description="optimiser steps between two checkpoints to resume from, 0 for none"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="run layers again in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(False, description="torch.compile the layers; a slow start")
     sharded_checkpoints: bool = Field(
         False, description="each rank writes its own part of a checkpoint (strategy=fsdp2)"
     )
@@ -414,6 +420,16 @@ class TrialConfig(LabellingConfig):
         if not math.isfinite(value):
             raise ValueError(f"must be finite, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _qlora_has_gpus(self) -> TrialConfig:
+        if self.peft.kind == "qlora" and (
+            self.trainer.accelerator != "gpu" or self.trainer.strategy not in ("auto", "ddp")
+        ):
+            raise ValueError(
+                "peft.kind=qlora needs trainer.accelerator=gpu and trainer.strategy=auto or ddp"
+            )
+        return self
 
     def to_plain(self) -> dict[str, Any]:
         """Plain JSON data, from which :func:`trial_config` reads an equal config."""

@@ -272,6 +272,8 @@ def train(
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         sharded_checkpoints=config.trainer.sharded_checkpoints,
+        gradient_checkpointing=config.trainer.gradient_checkpointing,
+        compile_model=config.trainer.compile,
         resolved=config.to_plain(),
         progress=trial.advance,
     )
