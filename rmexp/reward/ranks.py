@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,4 +78,6 @@ class SameRun(pl.Callback):
                 raise DifferentRuns(
                     f"rank {rank} holds another run than rank 0: {', '.join(named)} differ"
                 )
-        print(f"rank {trainer.global_rank} of {trainer.world_size} trains {self.run}", flush=True)
+        # In one piece: print writes the line's end apart, and another rank's line may come between.
+        sys.stdout.write(f"rank {trainer.global_rank} of {trainer.world_size} trains {self.run}\n")
+        sys.stdout.flush()

@@ -290,10 +290,8 @@ def test_sharded_ranks_from_the_command_line(
 ) -> None:
     main(["train", *quick, "trainer=fsdp2"])
     out = capfd.readouterr().out
-    # Both write into the capture's file at once, where one line may hide the other; that they hold
-    # one run is proven to each other before fit, and in the log of a study's trial (above).
-    found = RUN.findall(out)
-    assert found
+    found = sorted(RUN.findall(out))
+    assert [rank for rank, _ in found] == ["0", "1"]
     assert len({run for _, run in found}) == 1
     (record,) = (tmp_path / "outputs" / "runs").glob("*/record.json")
     assert TrialRecord.read(record.parent).state == "complete"
