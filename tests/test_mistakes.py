@@ -113,6 +113,10 @@ def test_the_remedy_for_pairs_without_preferences_works(
         (["rules.ids=[nope]"], "rules.ids: no rule 'nope' in 'core20'; known: "),
         (["selection=fixed", "selection.rules=[no_insult]"], "did you mean 'no_insults'"),
         (["r=21"], "use r=20 or less"),
+        (
+            ["-m", "gamma=choice(0,1)", "data.split={train:1.0,validation:0.0,test:0.0}"],
+            "leave a sweep nothing to choose by",
+        ),
         # What is known of the trial before it runs
         (["evaluation.objective=acuracy"], "unknown metric 'acuracy', did you mean 'accuracy'"),
         (["evaluation.guards=['los <= 1']"], "did you mean 'loss'"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rmexp.adapter.settings import AdapterSettings, prompt_digest
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import Precision
 from rmexp.backbone.sources import resolve_model
+from rmexp.backbone.threads import torch_threads
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.preferences import Pair
@@ -92,7 +92,7 @@ def train_rule_adapter(
         raise UserError("data: no pair to train an adapter on")
     targets = np.zeros((len(pairs), len(rules)), np.float32)
     np.put_along_axis(targets, critical, 1.0, axis=1)
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         classifier = load_sequence_classifier(
             resolve_model(model, cache_dir),
             precision=options.precision,
@@ -199,14 +199,3 @@ def _fit(
             total += float(loss.detach()) * len(batch)
         if report is not None:
             report(epoch, {"loss": total / len(order)})
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -146,15 +146,11 @@ def _names_data(words: list[str]) -> bool:
 
 
 def _evaluate(config: DictConfig, of_record: bool) -> None:
-    from rmexp.sweep.launch import plain_config
     from rmexp.trial.evaluate import EvaluateConfig
     from rmexp.trial.evaluate import evaluate as run_evaluation
     from rmexp.trial.schema import checked
 
-    plain = plain_config(config)
-    model = plain.get("model", {})
-    if model.get("path") is not None:
-        model["path"] = _trial_folder(str(model["path"]), plain)
+    plain = _plain_of_a_model(config)
     options = checked(EvaluateConfig, plain)
 
     from rmexp.cli.progress import Steps
@@ -194,14 +190,10 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
 
 
 def _score(config: DictConfig) -> None:
-    from rmexp.sweep.launch import plain_config
     from rmexp.trial.schema import checked
     from rmexp.trial.score import ScoreConfig, score_file
 
-    plain = plain_config(config)
-    model = plain.get("model", {})
-    if model.get("path") is not None:
-        model["path"] = _trial_folder(str(model["path"]), plain)
+    plain = _plain_of_a_model(config)
     options = checked(ScoreConfig, plain)
 
     from rmexp.cli.progress import Steps
@@ -214,12 +206,10 @@ def _score(config: DictConfig) -> None:
 
 
 def _export(config: DictConfig) -> None:
-    from rmexp.sweep.launch import plain_config
     from rmexp.trial.export import ExportConfig, export_model
     from rmexp.trial.schema import checked
 
-    plain = plain_config(config)
-    plain["model"]["path"] = _trial_folder(str(plain["model"]["path"]), plain)
+    plain = _plain_of_a_model(config)
     options = checked(ExportConfig, plain)
     print(f"written: {export_model(options)}")
 
@@ -255,6 +245,17 @@ def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
     for path in (options.out, options.picture):
         if path is not None:
             out.print(f"written: {path}", markup=False)
+
+
+def _plain_of_a_model(config: DictConfig) -> dict[str, Any]:
+    """The config as plain data, with STUDY:N in ``model.path`` made a folder."""
+    from rmexp.sweep.launch import plain_config
+
+    plain = plain_config(config)
+    model = plain["model"]
+    if model.get("path") is not None:
+        model["path"] = _trial_folder(str(model["path"]), plain)
+    return plain
 
 
 def _trial_folder(model: str, plain: dict[str, Any]) -> str:

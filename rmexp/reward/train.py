@@ -23,6 +23,7 @@ from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.sharding import StrategyName, strategy_of, whole_weights
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.backbone.text import TemplateName, TextTemplate
+from rmexp.backbone.threads import torch_threads
 from rmexp.backbone.tokens import TokenStore
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
@@ -161,7 +162,7 @@ def train_reward_model(
     environment = rank_environment(devices, nodes)
     optimiser = OptimiserOptions(learning_rate, weight_decay, warmup_steps, schedule, gradient_clip)
     checkpoints = directory / "checkpoints"
-    with _threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
+    with torch_threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
 
         path = resolve_model(model, cache_dir)
@@ -333,17 +334,6 @@ def _prepare(classifier: Classifier, loss: LossOptions) -> list[str]:
         bias.requires_grad_(False)
     ids = {id(bias) for bias in left_out}
     return [name for name, p in classifier.model.named_parameters() if id(p) in ids]
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

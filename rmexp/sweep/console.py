@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from rmexp.sweep.confirm import Confirmation
-    from rmexp.sweep.controller import Progress
     from rmexp.sweep.failures import FailureRow
     from rmexp.sweep.launch import SweepPlan
+    from rmexp.sweep.progress import Progress
     from rmexp.sweep.study import StudyFolder
 
 
@@ -284,7 +284,11 @@ def _short(value: Any) -> str:
 
 
 def span(seconds: float) -> str:
-    """A time for people: ``2 h 5 min``, ``3 min 10 s``, ``40 s``."""
+    """A time for people.
+
+    >>> span(3700)
+    '1 h 1 min'
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

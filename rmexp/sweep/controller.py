@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from rmexp.errors import UserError
 from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
+from rmexp.sweep.kept_models import keep_models
 from rmexp.sweep.leases import BEATS_PER_LEASE, Observer, Registration
 from rmexp.sweep.ledger import (
     ATTEMPT,
@@ -32,39 +31,16 @@ from rmexp.sweep.ledger import (
 )
 from rmexp.sweep.mailbox import give_up
 from rmexp.sweep.outcome import OUTCOME, outcome_attrs
+from rmexp.sweep.progress import Progress, said
 from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
 from rmexp.sweep.study import StudyFolder
-from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
+from rmexp.trial.record import TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 _DEAD_CONTROLLER = Failure("lost_worker", "interrupted: its controller ended")
 ConfigFor = Callable[[dict[str, Any]], TrialConfig]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a sweep stands.
-
-    Attributes:
-        target: finished trials wanted in the study.
-        complete, pruned, failed, running: trials by state.
-        best: best objective so far; None with several objectives.
-        best_number: the trial that has it.
-        event: what has just happened, in words.
-        seconds_left: estimate; None before the first trial of this run has ended.
-    """
-
-    target: int
-    complete: int
-    pruned: int
-    failed: int
-    running: int
-    best: float | None
-    best_number: int | None
-    event: str
-    seconds_left: float | None
 
 
 @dataclass
@@ -296,7 +272,7 @@ class Controller:
             return
         self._jobs[number] = _Job(trial, time.monotonic())
         self.executor.submit(job)
-        self._say(f"trial {number} started: {_params(trial.params)}")
+        self._say(f"trial {number} started: {said(trial.params)}")
 
     def _job(self, trial: Trial, config: TrialConfig) -> TrialJob:
         attempt = trial.user_attrs.get(ATTEMPT, 0)
@@ -352,7 +328,7 @@ class Controller:
         else:
             values = ", ".join(f"{v:.4f}" for v in record.objectives)
             self._say(f"trial {number} complete: {values}")
-        self._remove_unwanted_models()
+        keep_models(self.folder, self._ledger, self.config)
 
     def _tell(self, trial: Trial, record: TrialRecord) -> bool:
         """Tell a record's result; False where the trial was given up meanwhile."""
@@ -402,19 +378,6 @@ class Controller:
                 job.stopped = Failure("time_out", reason)
                 self.executor.cancel(number)
 
-    def _remove_unwanted_models(self) -> None:
-        """Keep the trained models that ``sweep.keep`` names; records and logs always stay."""
-        if self.config.keep == "all" or len(self.config.directions) > 1:
-            return
-        wanted = self._ledger.best if self.config.keep == "best" else self._ledger.last
-        if wanted is None:
-            return
-        keep = wanted.user_attrs.get(DIRECTORY)
-        for number, directory in list(self._ledger.models.items()):
-            if directory != keep:
-                shutil.rmtree(self.folder.root / directory / MODEL, ignore_errors=True)
-                del self._ledger.models[number]
-
     def _say(self, event: str) -> None:
         ledger = self._ledger
         left = None
@@ -434,10 +397,3 @@ class Controller:
                 seconds_left=left,
             )
         )
-
-
-def _params(params: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={json.dumps(v)}"
-        for k, v in params.items()
-    )

@@ -11,10 +11,11 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp.errors import UserError
-from rmexp.sweep.controller import Controller, Progress
+from rmexp.sweep.controller import Controller
 from rmexp.sweep.drift import refuse_drift
 from rmexp.sweep.executors import make_executor
 from rmexp.sweep.lost_runs import LostRuns
+from rmexp.sweep.progress import Progress
 from rmexp.sweep.samplers import check_sampler
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import Space, build_space, quoted
@@ -172,6 +173,11 @@ def _check_points(plan: SweepPlan) -> None:
 
 def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
     sweep, objectives = study.sweep, config.evaluation.objectives
+    if not config.data.split.validation and not config.evaluation.suites:
+        raise UserError(
+            "data.split.validation: 0 and no evaluation.suites leave a sweep nothing to choose by; "
+            "keep validation pairs with a preference, or name a suite"
+        )
     if len(sweep.directions) != len(objectives):
         raise UserError(
             f"sweep.direction: {len(sweep.directions)} for {len(objectives)} objectives "

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from rmexp.trial.failure import FailureKind
-from rmexp.trial.schema import Section
+from rmexp.trial.section import Section
 
 Direction = Literal["maximize", "minimize"]
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -65,12 +65,6 @@ class AdapterConfig(LabellingConfig):
             )
         return self
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Every key that has a default; the rater's come from its config group."""
-        plain = cls(cache_dir="").model_dump(mode="json")
-        return {key: value for key, value in plain.items() if key != "rater"}
-
 
 @dataclass(frozen=True)
 class AdapterReport:

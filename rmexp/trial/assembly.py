@@ -11,10 +11,10 @@ from rmexp.errors import UserError
 from rmexp.rules import RuleSet, load_rule_set, suggestion
 from rmexp.tracking import NullTracker, RunInfo, Tracker
 from rmexp.trial import early
+from rmexp.trial.rater_schema import OpenAIConfig
 from rmexp.trial.record import TrialIdentity
 from rmexp.trial.schema import (
     LabellingConfig,
-    OpenAIConfig,
     TrackerConfig,
     TrialConfig,
 )

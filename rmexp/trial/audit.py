@@ -41,12 +41,6 @@ class AuditConfig(LabellingConfig):
             raise ValueError("selection: an audit needs the ratings of every rule; use adaptive")
         return self
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Every key that has a default; the rater's come from its config group."""
-        plain = cls(cache_dir="").model_dump(mode="json")
-        return {key: value for key, value in plain.items() if key != "rater"}
-
 
 def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
     """Read, rate, select, and audit; writes the findings to ``config.out``.

@@ -17,7 +17,8 @@ from rmexp.trial.evaluate import (
     model_of,
     scorer,
 )
-from rmexp.trial.schema import DataConfig, Section, SuiteConfig
+from rmexp.trial.schema import DataConfig, SuiteConfig
+from rmexp.trial.section import Section
 
 if TYPE_CHECKING:
     from rmexp.evaluation.compare import Comparison

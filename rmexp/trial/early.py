@@ -10,10 +10,10 @@ import numpy as np
 from rmexp.errors import UserError
 from rmexp.preferences.pair import Prompt
 from rmexp.trial import reading
+from rmexp.trial.rater_schema import RaterConfig
 from rmexp.trial.schema import (
     EvaluationConfig,
     LabellingConfig,
-    RaterConfig,
     TrainerConfig,
     TrialConfig,
 )

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
 from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord
-from rmexp.trial.schema import DataConfig, Section, SuiteConfig
+from rmexp.trial.schema import DataConfig, SuiteConfig
+from rmexp.trial.section import Section
 
 if TYPE_CHECKING:
     from rmexp.evaluation.scorer import Scorer

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from rmexp.trial.evaluate import check_out, model_of
-from rmexp.trial.schema import Section
+from rmexp.trial.section import Section
 
 
 class ExportedModelConfig(Section):

@@ -35,12 +35,6 @@ class LabelConfig(LabellingConfig):
             raise ValueError("selection.tie=half: a file of pairs has no halves; use drop, a or b")
         return self
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Every key that has a default; the rater's come from its config group."""
-        plain = cls(cache_dir="", out="x.parquet").model_dump(mode="json")
-        return {key: value for key, value in plain.items() if key not in ("rater", "out")}
-
 
 def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
     """Read, rate, select, label, and write the kept pairs to ``config.out``.

@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
 from rmexp.rating.rater import Item
-from rmexp.trial.schema import ExemplarConfig, LabellingConfig, RaterConfig, RulesConfig, Section
+from rmexp.trial.rater_schema import ExemplarConfig, RaterConfig
+from rmexp.trial.schema import LabellingConfig, RulesConfig
+from rmexp.trial.section import Section
 
 if TYPE_CHECKING:
     from rmexp.preferences import Pair
@@ -49,12 +51,6 @@ class RateConfig(LabellingConfig):
         if self.shard >= self.shards:
             raise ValueError(f"shard: {self.shard} of {self.shards} shards; they count from 0")
         return self
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Every key that has a default; the rater's come from its config group."""
-        plain = cls(cache_dir="").model_dump(mode="json")
-        return {key: value for key, value in plain.items() if key != "rater"}
 
 
 @dataclass(frozen=True)
@@ -152,12 +148,6 @@ class RaterCommandConfig(Section):
     encoder: str = Field("minilm", description="frozen sentence encoder of the probe (fit)")
     out: str = Field("probe", description="folder of the fitted probe (fit)")
     cache_dir: str = Field("", description="converted models")
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """Every key that has a default; the rater's come from its config group."""
-        plain = cls(labels="").model_dump(mode="json")
-        return {key: value for key, value in plain.items() if key not in ("rater", "labels")}
 
 
 def fit(config: RaterCommandConfig) -> Probe:

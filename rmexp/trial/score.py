@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, model_validator
 from rmexp.errors import UserError
 from rmexp.preferences.pair import Prompt
 from rmexp.trial.evaluate import EvaluatedModelConfig, check_out, scorer
-from rmexp.trial.schema import Section
+from rmexp.trial.section import Section
 
 if TYPE_CHECKING:
     from rmexp.evaluation.scorer import Scorer

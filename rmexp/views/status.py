@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rmexp.sweep.console import console
+from rmexp.sweep.console import console, span
 from rmexp.sweep.study import StudyFolder
 from rmexp.views.html import short
 from rmexp.views.study_view import StudyView, TrialView, view_study
@@ -116,19 +116,6 @@ def seconds_left(view: StudyView) -> float | None:
         return None
     left = view.target - len(view.of_state("complete", "pruned"))
     return max(0, left) * sum(durations) / len(durations) / running
-
-
-def span(seconds: float) -> str:
-    """A duration in words.
-
-    >>> span(3700)
-    '1 h 1 min'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _is_over(view: StudyView) -> bool:

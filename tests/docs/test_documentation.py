@@ -111,24 +111,27 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
 
 
-def run(command: str) -> None:
+def complaint(command: str) -> str | None:
+    """What the command line has against a command; None where it takes it."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     words = shlex.split(command, comments=True)
-    assert words[1] in cli.COMMANDS, command
+    if words[1] not in cli.COMMANDS:
+        return f"no command {words[1]}"
     try:
         cli.COMMANDS[words[1]](words[2:])
     except Parsed:
-        pass
+        return None
     except (UserError, HydraException, OmegaConfBaseException, SystemExit) as error:
-        pytest.fail(f"{command}: {error}")
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 @pytest.mark.usefixtures("nothing_runs")
 @pytest.mark.parametrize("command", RMEXP)
 def test_a_command_of_a_page_can_be_typed(command: str) -> None:
-    run(command)
+    assert complaint(command) is None
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -146,8 +149,7 @@ def test_a_command_of_a_page_can_be_typed(command: str) -> None:
     ],
 )
 def test_a_wrong_command_would_be_found(command: str) -> None:
-    with pytest.raises((pytest.fail.Exception, AssertionError)):
-        run(command)
+    assert complaint(command) is not None
 
 
 def test_every_command_stands_in_a_page() -> None:

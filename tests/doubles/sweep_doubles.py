@@ -9,8 +9,9 @@ from typing import Any
 
 import optuna
 
-from rmexp.sweep.controller import Controller, Progress
+from rmexp.sweep.controller import Controller
 from rmexp.sweep.job import Ended, ReportHandler, TrialJob
+from rmexp.sweep.progress import Progress
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Dimension, Space
 from rmexp.sweep.study import StudyFolder, open_study

@@ -1,18 +1,16 @@
-"""Trials as cluster jobs: submitit's local executor, Ray's two-node cluster, a false SLURM."""
+"""Trials as cluster jobs: submitit's local executor, and a false SLURM."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cluster_trials
 import false_slurm
-import optuna
 import pytest
+from cluster_jobs import GRID, is_alive, job_of, until
 from sweep_doubles import FakeExecutor, controller_of, states
 
 from rmexp.cli import main
@@ -20,41 +18,11 @@ from rmexp.errors import UserError
 from rmexp.sweep import mailbox
 from rmexp.sweep.cluster import ClusterExecutor
 from rmexp.sweep.cluster_job import ClusterJob
-from rmexp.sweep.job import TrialJob
-from rmexp.sweep.schema import PrunerConfig, RayExecutorConfig, SubmititExecutorConfig
-from rmexp.sweep.space import Dimension, Space
+from rmexp.sweep.schema import PrunerConfig, SubmititExecutorConfig
 from rmexp.sweep.study import load_study
 from rmexp.sweep.submitit_cluster import SubmititCluster
-from rmexp.trial.record import TrialIdentity, TrialRecord
-from rmexp.trial.schema import TrainerConfig, TrialConfig
-
-GRID = Space(
-    (
-        Dimension("gamma", optuna.distributions.FloatDistribution(0.2, 0.8, step=0.2)),
-        Dimension("epochs", optuna.distributions.IntDistribution(2, 2)),
-    )
-)
-
-
-def job_of(directory: Path, number: int = 0, attempt: int = 0, **config: Any) -> TrialJob:
-    plain = TrialConfig(cache_dir="c", **config).to_plain()
-    return TrialJob(TrialIdentity("s", number, attempt), plain, directory)
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+from rmexp.trial.record import TrialRecord
+from rmexp.trial.schema import TrainerConfig
 
 
 def test_reports_and_verdicts_pass_as_files(tmp_path: Path) -> None:
@@ -243,8 +211,9 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
     executor.submit(job_of(tmp_path / "trial", gamma=0.1))
     held = tmp_path / "trial" / "held"
     pid = int(until(lambda: held.exists() and held.read_text()))
+    assert is_alive(pid)
     executor.close()
-    until(lambda: not is_alive(pid), 15)
+    assert until(lambda: not is_alive(pid), 15)
 
 
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> SubmititCluster:
@@ -340,84 +309,3 @@ def test_a_real_sweep_by_submitit_from_the_command_line(tmp_path: Path, quick: l
     logs = list((tmp_path / "outputs/studies/jobs/trials").glob("*/log.txt"))
     assert len(logs) == 2
     assert all("train" in log.read_text() for log in logs)
-
-
-@pytest.fixture
-def two_nodes() -> Iterator[Any]:
-    ray = pytest.importorskip("ray", reason="executor=ray needs the package ray")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-def ray_executor(run: Callable[..., Any], **options: Any) -> ClusterExecutor:
-    from rmexp.sweep.ray_cluster import RayCluster
-
-    cluster = RayCluster(RayExecutorConfig(kind="ray", **options), TrainerConfig())
-    return ClusterExecutor(cluster, threads=1, grace=0.5, run=run)
-
-
-class KillsANode(ClusterExecutor):
-    """Once both nodes hold a trial, the one that is not the head's dies."""
-
-    trials: Path
-    nodes: Any
-
-    def wait(self, on_report: Any, timeout: float) -> Any:
-        held = [p for p in self.trials.glob("*/held") if p.read_text()]
-        if len(held) == 2 and self.nodes.worker_nodes:
-            (node,) = self.nodes.worker_nodes
-            self.nodes.remove_node(node, allow_graceful=False)
-        elif len(held) == 2 and any(not is_alive(int(p.read_text())) for p in held):
-            (self.trials / "go").touch()
-        return super().wait(on_report, min(timeout, 0.3))
-
-
-@pytest.mark.slow
-def test_a_killed_node_of_ray_loses_only_its_own_trial(tmp_path: Path, two_nodes: Any) -> None:
-    executor = ray_executor(cluster_trials.held_trial)
-    assert executor.slots == 2
-    executor.__class__ = KillsANode
-    executor.trials, executor.nodes = tmp_path / "studies/s/trials", two_nodes
-    controller, study, _ = controller_of(
-        tmp_path, executor, trials=4, sampler={"kind": "grid"}, space=GRID
-    )
-    controller.run()
-    trials = study.get_trials()
-    done = [t.params["gamma"] for t in trials if t.state.name == "COMPLETE"]
-    assert sorted(done) == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    (lost,) = [t for t in trials if t.state.name == "FAIL"]
-    assert lost.user_attrs["failure"] == "lost_worker"
-    assert "Node" in lost.user_attrs["reason"]
-
-
-@pytest.mark.slow
-def test_ray_stops_a_cancelled_trial_and_leaves_no_process(tmp_path: Path, two_nodes: Any) -> None:
-    executor = ray_executor(cluster_trials.held_trial)
-    executor.submit(job_of(tmp_path / "trial", gamma=0.1))
-    held = tmp_path / "trial" / "held"
-    pid = int(until(lambda: held.exists() and held.read_text()))
-    executor.cancel(0)
-    (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
-    assert ended.lost
-    until(lambda: not is_alive(pid), 15)
-    executor.close()
-    # What no node has is told at once; Ray would let the trial wait for ever.
-    with pytest.raises(UserError, match="no node has room for a trial of 2 CPUs and 0 GPUs"):
-        ray_executor(cluster_trials.held_trial, cpus=2)
-
-
-def test_a_cluster_of_ray_must_answer() -> None:
-    pytest.importorskip("ray", reason="executor=ray needs the package ray")
-    from rmexp.sweep.ray_cluster import RayCluster
-
-    with pytest.raises(UserError, match=r"executor\.address=127\.0\.0\.1:1: no Ray cluster"):
-        RayCluster(RayExecutorConfig(kind="ray", address="127.0.0.1:1"), TrainerConfig())

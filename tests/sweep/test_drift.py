@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -54,7 +53,9 @@ def test_a_study_refuses_what_would_make_its_trials_incomparable(
 def test_where_things_are_kept_and_wider_numeric_ranges_are_free() -> None:
     study = _study()
     moved = {**BASE, "cache_dir": "/b", "tracker": {"kind": "none"}, "gamma": 7.0}
+    before = study.user_attrs
     refuse_drift(study, moved, _space(gamma="choice(0,1)", epochs="range(1,9)"))
+    assert study.user_attrs == before  # what the study was made with stays noted
 
 
 def test_a_group_that_is_searched_may_differ_below() -> None:
@@ -62,6 +63,9 @@ def test_a_group_that_is_searched_may_differ_below() -> None:
     space = _space(rules="choice(core20,safety100)")
     refuse_drift(study, BASE, space)
     refuse_drift(study, {**BASE, "rules": {"name": "safety100", "ids": None}}, space)
+    assert not any(key.startswith("rules") for key in study.user_attrs["config"])
+    with pytest.raises(UserError, match=r"data\.limit"):
+        refuse_drift(study, {**BASE, "data": {"limit": 1, "split": {"train": 0.7}}}, space)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,12 @@ def test_a_range_for_the_studys_own_keys_is_refused(text: str, message: str) -> 
         _refuse_study_range(override)
 
 
-def test_a_range_for_a_trials_key_is_not(tmp_path: Path) -> None:
-    for text in ("r=choice(1,9)", "sweep=starter", "rules=choice(core20,safety100)"):
-        (override,) = OverridesParser.create().parse_overrides([text])
+def test_a_range_for_a_trials_key_becomes_a_dimension() -> None:
+    texts = ["r=choice(1,9)", "sweep=starter", "rules=choice(core20,safety100)"]
+    overrides = OverridesParser.create().parse_overrides(texts)
+    for override in overrides:
         _refuse_study_range(override)
+    options = {"rules": ["core20", "safety100"]}
+    space, fixed = build_space({}, overrides, lambda group: options.get(group, []))
+    assert [d.key for d in space.dimensions] == ["r", "rules"]
+    assert [o.input_line for o in fixed] == ["sweep=starter"]

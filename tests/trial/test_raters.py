@@ -52,7 +52,9 @@ def test_a_trial_with_a_probe(tmp_path: Path) -> None:
     labels = np.tile([[label] for _, label in examples], (1, len(rules)))
     encoder = assembly.sentence_encoder("tiny_encoder", tmp_path / "cache")
     fit_probe(items, rules.rules, labels, encoder).save(tmp_path / "probe")
-    _trial(tmp_path, {"kind": "probe", "path": str(tmp_path / "probe")})
+    record = _trial(tmp_path, {"kind": "probe", "path": str(tmp_path / "probe")})
+    assert record.metrics["ratings/rated"] == 2 * record.metrics["train/pairs"] * len(RULES)
+    assert record.fingerprints["rater"]["kind"] == "probe"
 
 
 def test_a_trial_with_recorded_ratings(tmp_path: Path) -> None:
@@ -68,11 +70,20 @@ def test_a_trial_with_recorded_ratings(tmp_path: Path) -> None:
     ]
     path = tmp_path / "ratings.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    _trial(tmp_path, {"kind": "recorded", "path": str(path)})
+    record = _trial(tmp_path, {"kind": "recorded", "path": str(path)})
+    assert record.fingerprints["rater"]["kind"] == "recorded"
+    columns, samples = (record.report["labelled_pairs"][k] for k in ("columns", "rows"))
+    first = dict(zip(columns, samples[0], strict=True))
+    rule = first["critical rules"].split(" (")[0]
+    i = RULES.index(rule)
+    given = [(len(first[f"response {side}"]) + i) % 7 / 3.5 - 1 for side in "AB"]
+    assert first["critical rules"] == f"{rule} ({given[0]:+.2f} / {given[1]:+.2f})"
 
 
 def test_a_trial_with_a_causal_model(tmp_path: Path) -> None:
-    _trial(tmp_path, {"kind": "causal_lm", "model": "tiny"})
+    record = _trial(tmp_path, {"kind": "causal_lm", "model": "tiny"})
+    assert record.metrics["ratings/rated"] == 2 * record.metrics["train/pairs"] * len(RULES)
+    assert record.fingerprints["rater"]["kind"] == "causal_lm"
 
 
 def test_a_spending_limit_needs_a_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
