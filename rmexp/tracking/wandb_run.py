@@ -11,7 +11,10 @@ import wandb
 from rmexp.tracking.tracker import RunInfo, flatten
 
 # Metrics of one axis share a prefix, so that W&B draws each over the step that it belongs to.
-_AXES = {"epoch": ("train/*", "validation/*")}
+_AXES = {
+    "epoch": ("train/*", "validation/*"),
+    "ratings/done": ("ratings/seconds", "ratings/wanted"),
+}
 
 
 class WandbTracker:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +10,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
-from rmexp.trial.schema import LabellingConfig, ModelConfig, TrackerConfig
+from rmexp.trial.schema import ModelConfig
+from rmexp.trial.tracked import TrackedConfig, tracked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +35,7 @@ class BackboneConfig(ModelConfig):
     max_length: int = Field(512, ge=32, description="tokens of the prompt and both responses")
 
 
-class AdapterConfig(LabellingConfig):
+class AdapterConfig(TrackedConfig):
     """A Rule Adapter: its targets are the critical rules of (r, gamma) by full ratings."""
 
     model: BackboneConfig = BackboneConfig()
@@ -53,8 +52,6 @@ class AdapterConfig(LabellingConfig):
     device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
     threads: int | None = Field(None, ge=1, description="CPU threads; None for torch's own choice")
     seed: int = Field(0, ge=0, description="of the head and the order of pairs")
-    tracker: TrackerConfig = TrackerConfig()
-    output_dir: str = Field("outputs", description="the tracker's files")
 
     @model_validator(mode="after")
     def _targets_are_adaptive(self) -> AdapterConfig:
@@ -122,13 +119,9 @@ def train(config: AdapterConfig) -> tuple[str, AdapterReport]:
         raise UserError(f"out: {out} exists already; give a new folder")
     if not out.absolute().parent.is_dir():
         raise UserError(f"out: no folder {out.absolute().parent} to write into")
-    tracker = assembly.tracker(config.tracker, _run_info(config))
-    try:
-        text, report = _train(config, out, tracker)
-    except BaseException as error:
-        tracker.finish("failed", " ".join(str(error).split())[:200] or type(error).__name__, {})
-        raise
-    tracker.finish("complete", "", report.metrics())
+    with tracked(config, "adapter", out.name) as run:
+        text, report = _train(config, out, run.tracker)
+        run.summary |= report.metrics()
     return text, report
 
 
@@ -261,13 +254,3 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # unknown, or not there
         raise UserError(f"device: '{name}' cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _run_info(config: AdapterConfig) -> Any:
-    from rmexp.tracking import RunInfo
-
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"adapter-{Path(config.out).name}-{stamp}"
-    plain: Mapping[str, Any] = config.model_dump(mode="json")
-    directory = Path(config.output_dir) / "adapters" / name
-    return RunInfo(name, name, None, "adapter", plain, directory)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
-from rmexp.trial.schema import LabellingConfig
+from rmexp.trial.tracked import TrackedConfig, tracked
 
 if TYPE_CHECKING:
     from rmexp.trial.labelled import LabelledPairs
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".parquet", ".jsonl")
 
 
-class LabelConfig(LabellingConfig):
+class LabelConfig(TrackedConfig):
     """What is labelled, and where the labels go."""
 
     part: Literal["train", "validation", "test", "all"] = Field(
@@ -54,8 +54,12 @@ def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
         raise UserError(f"out: no folder {out.absolute().parent} to write into")
     rules = assembly.rule_set(config)
     data = reading.read_pairs(config.data)
-    labelled = label(config, rate(config, part_of(data, config.data, config.part), rules))
-    write_labels(labelled, out)
+    with tracked(config, "label", out.stem) as run:
+        labelled = label(config, rate(config, part_of(data, config.data, config.part), rules))
+        write_labels(labelled, out)
+        run.summary |= labelled.metrics()
+        for name, (columns, rows) in labelled.tables().items():
+            run.tracker.table(name, columns, rows)
     return str(data.report), labelled
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
-from rmexp.preferences import Pair, PreferenceData
+from rmexp.preferences import Pair, PreferenceData, prompt_text
 from rmexp.rating.pairs import PairRatings, rate_pairs
 from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
@@ -22,6 +22,7 @@ from rmexp.rules import RuleSet
 from rmexp.trial import assembly, reading
 from rmexp.trial.schema import DataConfig, LabellingConfig
 
+_SAMPLES = 20
 Part = Literal["train", "validation", "test", "all"]
 
 
@@ -105,6 +106,26 @@ class LabelledPairs:
         if not np.isnan(agrees).all():
             metrics["labels/agreement_with_human"] = float(np.nanmean(agrees))
         return metrics
+
+    def tables(self) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """What a person can read, as name to columns and rows: some pairs, and all rules."""
+        columns = ["pair", "prompt", "response A", "response B", "critical rules", "label"]
+        rules = ["rule", "critical in", "mean discrepancy", "speaks for the label"]
+        samples = [self._sample(i) for i in range(min(_SAMPLES, len(self.rated.pairs)))]
+        return {
+            "labelled_pairs": ([*columns, "margin"], samples),
+            "critical_rules": (rules, [list(row) for row in self.rule_statistics()]),
+        }
+
+    def _sample(self, i: int) -> list[Any]:
+        pair, ratings = self.rated.pairs[i], self.rated.ratings
+        named = ", ".join(
+            f"{self.rated.rules.ids[c]} ({ratings.psi_a[i, c]:+.2f} / {ratings.psi_b[i, c]:+.2f})"
+            for c in self.critical[i]
+        )
+        label = {1: "A", 0: "B", -1: "dropped"}[int(self.labels.preferred[i])]
+        texts = [pair.id, prompt_text(pair.prompt), pair.response_a, pair.response_b]
+        return [*texts, named, label, float(self.labels.margin[i])]
 
 
 def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rmexp.rating.rater import Item
 from rmexp.trial.rater_schema import ExemplarConfig, RaterConfig
 from rmexp.trial.schema import LabellingConfig, RulesConfig
 from rmexp.trial.section import Section
+from rmexp.trial.tracked import TrackedConfig, tracked
 
 if TYPE_CHECKING:
     from rmexp.preferences import Pair
@@ -35,7 +37,7 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmexp"
 
 
-class RateConfig(LabellingConfig):
+class RateConfig(TrackedConfig):
     """What is rated."""
 
     part: Literal["train", "validation", "test", "all"] = Field(
@@ -80,7 +82,20 @@ def fill_store(config: RateConfig, progress: Callable[[int, int], None] | None =
         raise UserError(f"unrated: no folder {Path(config.unrated).absolute().parent}")
     read, pairs, rules = _to_rate(config)
     rater = assembly.rater(config, rules)
-    rated = rate(config, pairs, rules, progress, rater=rater)
+    with tracked(config, "rate", f"{config.shard}of{config.shards}") as run:
+        start = time.monotonic()
+
+        def advanced(done: int, wanted: int) -> None:
+            told = {"ratings/seconds": time.monotonic() - start, "ratings/wanted": wanted}
+            run.tracker.log(told, step_metric="ratings/done", step=done)
+            if progress is not None:
+                progress(done, wanted)
+
+        rated = rate(config, pairs, rules, advanced, rater=rater)
+        found = rated.ratings
+        run.summary["ratings/rated"] = found.rated
+        run.summary["ratings/reused"] = found.reused
+        run.summary["ratings/failed"] = found.failed
     report = getattr(rater, "report", None)
     unrated = _unrated(rated, getattr(report, "reasons", {}))
     if config.unrated is not None:

@@ -16,7 +16,7 @@ from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
 from rmexp.labelling.labels import Labels
-from rmexp.preferences import Pair, Splits, pairs_fingerprint, prompt_text
+from rmexp.preferences import Pair, Splits, pairs_fingerprint
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 Report = Callable[[int, float], bool]
 Progress = Callable[[str], None]
 Advance = Callable[[int, int], None]
-
-_SAMPLES = 20
 
 
 class Pruned(Exception):
@@ -314,31 +312,7 @@ def _note_evaluation(trial: RunningTrial, part: str, result: SetResult) -> None:
 
 
 def log_samples(trial: RunningTrial, labelled: LabelledPairs) -> None:
-    """Tables that a person can read: labelled pairs, and the critical rules."""
-    pairs, rules = labelled.rated.pairs, labelled.rated.rules
-    ratings, labels = labelled.rated.ratings, labelled.labels
-    rows = []
-    for i in range(min(_SAMPLES, len(pairs))):
-        named = ", ".join(
-            f"{rules.rules[c].id} ({ratings.psi_a[i, c]:+.2f} / {ratings.psi_b[i, c]:+.2f})"
-            for c in labelled.critical[i]
-        )
-        label = {1: "A", 0: "B", -1: "dropped"}[int(labels.preferred[i])]
-        rows.append(
-            [
-                pairs[i].id,
-                prompt_text(pairs[i].prompt),
-                pairs[i].response_a,
-                pairs[i].response_b,
-                named,
-                label,
-                float(labels.margin[i]),
-            ]
-        )
-    columns = ["pair", "prompt", "response A", "response B", "critical rules", "label", "margin"]
-    trial.tracker.table("labelled_pairs", columns, rows)
-    trial.report["labelled_pairs"] = {"columns": columns, "rows": rows}
-    columns = ["rule", "critical in", "mean discrepancy", "speaks for the label"]
-    rows = [list(row) for row in labelled.rule_statistics()]
-    trial.tracker.table("critical_rules", columns, rows)
-    trial.report["critical_rules"] = {"columns": columns, "rows": rows}
+    """Tables that a person can read, to the tracker and the record."""
+    for name, (columns, rows) in labelled.tables().items():
+        trial.tracker.table(name, columns, rows)
+        trial.report[name] = {"columns": columns, "rows": rows}

@@ -17,9 +17,12 @@ from rmexp.config_files import config_dir
 from rmexp.sweep.schema import StudyConfig
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.adapter import AdapterConfig
+from rmexp.trial.audit import AuditConfig
 from rmexp.trial.compare import CompareConfig
 from rmexp.trial.evaluate import EvaluateConfig
 from rmexp.trial.export import ExportConfig
+from rmexp.trial.label import LabelConfig
+from rmexp.trial.ratings import RateConfig, RaterCommandConfig
 from rmexp.trial.schema import LabellingConfig, TrialConfig
 from rmexp.trial.score import ScoreConfig
 
@@ -32,26 +35,48 @@ and the schema's follows: it holds where you choose a group that sets none.
 """
 
 
+_LABELLING = {*LabellingConfig.model_fields, "tracker"}
+_FROM_PAIRS = ("a trial's keys from pairs to labels, and its `tracker`", _LABELLING)
+_RATING = ("a trial's `rules` and `rater`", {"rules", "rater"})
+# Title, schema, primary config, and what stands elsewhere on the page.
+_COMMANDS: tuple[tuple[str, type[BaseModel], str, tuple[str, set[str]] | None], ...] = (
+    ("A trial", TrialConfig, "train", None),
+    ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig, "train", None),
+    ("Ratings (`rmexp rate`)", RateConfig, "rate", _FROM_PAIRS),
+    ("Labels (`rmexp label`)", LabelConfig, "label", _FROM_PAIRS),
+    (
+        "An audit (`rmexp rules audit`)",
+        AuditConfig,
+        "audit",
+        ("a trial's keys from pairs to labels", _LABELLING),
+    ),
+    ("A rater (`rmexp rater fit`, `check`)", RaterCommandConfig, "rater", _RATING),
+    ("An evaluation (`rmexp evaluate`)", EvaluateConfig, "evaluate", None),
+    ("Scores for a file (`rmexp score`)", ScoreConfig, "score", None),
+    ("An export (`rmexp export`)", ExportConfig, "export", None),
+    (
+        "A comparison (`rmexp compare A B ...`)",
+        CompareConfig,
+        "compare",
+        (
+            "`suite` and `data`, which are those of an evaluation",
+            {"models", "names", "suite", "data"},
+        ),
+    ),
+    ("A Rule Adapter (`rmexp adapter train`, `check`)", AdapterConfig, "adapter", _FROM_PAIRS),
+)
+
+
 def reference_markdown() -> str:
     """All keys of a trial, a study and the commands: type, default, meaning."""
     parts = [_HEAD]
-    for title, model, command in (
-        ("A trial", TrialConfig, "train"),
-        ("A study (`rmexp train -m`, `rmexp sweep`)", StudyConfig, "train"),
-        ("An evaluation (`rmexp evaluate`)", EvaluateConfig, "evaluate"),
-        ("Scores for a file (`rmexp score`)", ScoreConfig, "score"),
-        ("An export (`rmexp export`)", ExportConfig, "export"),
-    ):
+    for title, model, command, besides in _COMMANDS:
         parts.append(f"## {title}\n")
-        parts.extend(_tables(model, "", _composed(command)))
-    parts.append("## A comparison (`rmexp compare A B ...`)\n")
-    parts.append("Besides `suite` and `data`, which are those of an evaluation:\n")
-    words = {"models", "names", "suite", "data"}
-    parts.extend(_tables(CompareConfig, "", _composed("compare"), without=words))
-    parts.append("## A Rule Adapter (`rmexp adapter train`, `check`)\n")
-    parts.append("Besides a trial's keys from pairs to labels, and its `tracker`:\n")
-    known = {*LabellingConfig.model_fields, "tracker"}
-    parts.extend(_tables(AdapterConfig, "", _composed("adapter"), without=known))
+        known: set[str] = set()
+        if besides is not None:
+            text, known = besides
+            parts.append(f"Besides {text}:\n")
+        parts.extend(_tables(model, "", _composed(command), without=known))
     return "\n".join(parts)
 
 
