@@ -38,7 +38,8 @@ class WandbTracker:
             entity=entity,
             config=flatten(info.config),
             tags=[*info.tags, info.job_type],
-            dir=str(info.directory),
+            # wandb's service outlives a run and keeps its own working directory.
+            dir=str(info.directory.absolute()),
             mode=cast(Any, _resolved_mode(mode)),
             resume="allow",
             # A second init in one process returns the first run unless told otherwise (trap 26).

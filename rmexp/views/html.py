@@ -89,6 +89,16 @@ def table(
     )
 
 
+def preformatted(text: str) -> str:
+    """Text as it is, in a box that the keyboard can reach to scroll it."""
+    return f'<pre tabindex="0">{escape(text)}</pre>'
+
+
+def folded(title: str, text: str) -> str:
+    """Text as it is, shown when its title is opened."""
+    return f"<details><summary>{escape(title)}</summary>{preformatted(text)}</details>"
+
+
 def tile(value: Any, name: str, css: str = "") -> str:
     """A number with its name."""
     return f'<div class="tile"><b class="{css}">{_cell(value)}</b>{escape(name)}</div>'

@@ -13,7 +13,7 @@ from rmexp.evaluation.headline import headline
 from rmexp.sweep.confirm import Confirmation, read_confirmation
 from rmexp.sweep.study import StudyFolder
 from rmexp.views.figures import study_pictures
-from rmexp.views.html import Raw, card, drawn, page, picture_card, short, table, tile
+from rmexp.views.html import Raw, card, drawn, folded, page, picture_card, short, table, tile
 from rmexp.views.study_view import StudyView, TrialView, stored_test, view_study
 
 _WIDE = {"parallel"}
@@ -111,7 +111,7 @@ def _best_card(trial: TrialView, view: StudyView, link: str | None) -> str:
     record = trial.record()
     if record is not None:
         text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
-        parts.append(f"<details><summary>whole config</summary><pre>{escape(text)}</pre></details>")
+        parts.append(folded("whole config", text))
     title = f"on the Pareto front: trial {trial.number}" if front else "best trial"
     return card(title, "".join(parts), id=f"front-{trial.number}" if front else "best")
 
@@ -155,10 +155,7 @@ def _failures_card(view: StudyView, link: str | None) -> str:
         record = trial.record()
         reason = escape(trial.reason or "no reason was stored")
         if record is not None and record.traceback:
-            reason += (
-                f"<details><summary>traceback</summary><pre>{escape(record.traceback)}</pre>"
-                "</details>"
-            )
+            reason += folded("traceback", record.traceback)
         params = ", ".join(f"{k}={short(v)}" for k, v in trial.params.items())
         rows.append([Raw(_trial_name(trial.number, link)), Raw(reason), params, trial.seconds])
     content = table(["trial", "reason", "parameters", "seconds"], rows, numeric=[3])

@@ -10,7 +10,7 @@ import yaml
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.record import TrialRecord
 from rmexp.views.figures import Picture, trial_curves
-from rmexp.views.html import card, drawn, page, picture_card, table
+from rmexp.views.html import card, drawn, page, picture_card, preformatted, table
 from rmexp.views.study_view import StudyView, TrialView
 
 _LOG_BYTES = 40_000
@@ -138,7 +138,7 @@ def _config(record: TrialRecord | None) -> str:
     if record is None:
         return "<p>Stored when the trial ends.</p>"
     text = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
-    return f"<pre tabindex='0'>{escape(text)}</pre>"
+    return preformatted(text)
 
 
 def _sample(record: TrialRecord | None, name: str) -> str:
@@ -161,4 +161,4 @@ def _log(trial: TrialView, record: TrialRecord | None) -> str:
             text = stream.read().decode("utf-8", "replace")
     if record is not None and record.traceback:
         text += f"\n{record.traceback}"
-    return f"<pre tabindex='0'>{escape(text)}</pre>" if text.strip() else "<p>Empty.</p>"
+    return preformatted(text) if text.strip() else "<p>Empty.</p>"

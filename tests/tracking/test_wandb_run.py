@@ -66,5 +66,20 @@ def test_two_trials_of_one_process_are_two_runs(tmp_path: Path) -> None:
         assert [row["validation/x"] for row in rows] == [value]
 
 
+def test_a_run_lies_where_this_process_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service that writes the files may have been started in another directory."""
+    monkeypatch.chdir(tmp_path)
+    first = WandbTracker(_info(Path("a"), "one"), project="p", entity=None, mode="offline")
+    first.finish("complete", "", {})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    second = WandbTracker(_info(Path("b"), "two"), project="p", entity=None, mode="offline")
+    second.finish("complete", "", {})
+    assert run_of(elsewhere / "b")["id"] == "two"
+
+
 def test_a_nested_config_becomes_one_level() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": []}) == {"a.b.c": 1, "d": []}

@@ -25,16 +25,31 @@ PICTURES = ("history", "importance", "parallel", "gamma-r", "learning_rate-epoch
 # Says in the document what a look at it would tell.
 PROBE = """<script>
 addEventListener("load", () => setTimeout(() => {
-  const note = document.createElement("p");
-  note.id = "probe";
-  note.textContent = "overflow " + (document.documentElement.scrollWidth - innerWidth);
-  document.body.append(note);
+  const say = (name, value) => {
+    const note = document.createElement("p");
+    note.dataset.probe = name;
+    note.textContent = value;
+    document.body.append(note);
+  };
+  const mine = [...document.querySelectorAll("a, button, input, select, summary, .scroll, pre")]
+    .filter(element => !element.closest(".js-plotly-plot"));
+  say("overflow", document.documentElement.scrollWidth - innerWidth);
+  say("back", getComputedStyle(document.body).backgroundColor);
+  say("ink", document.querySelector(".js-plotly-plot").layout.font.color);
+  say("interactive", mine.length);
+  say("unreachable", mine.filter(element => element.tabIndex < 0).length);
 }, 1500));
 </script></body>"""
 
 
-def document(url: str, profile: Path, width: int = 1200) -> str:
-    """The page after its scripts have run."""
+def probed(seen: str, name: str) -> str:
+    """What the probe said about one thing."""
+    (value,) = re.findall(rf'<p data-probe="{name}">(.*?)</p>', seen)
+    return str(value)
+
+
+def document(url: str, profile: Path, width: int = 1200, scheme: str = "light") -> str:
+    """The page after its scripts have run, for a reader who prefers light or dark."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [
@@ -43,6 +58,7 @@ def document(url: str, profile: Path, width: int = 1200) -> str:
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
             f"--user-data-dir={profile}",
             f"--window-size={width},900",
+            f"--blink-settings=preferredColorScheme={('dark', 'light').index(scheme)}",
             "--virtual-time-budget=8000",
             "--dump-dom",
             url,
@@ -59,17 +75,41 @@ def without_scripts(html: str) -> str:
     return re.sub(r"<script.*?</script>", "", html, flags=re.S)
 
 
-@pytest.mark.parametrize("width", [1200, 500])
-def test_the_report_opens_from_a_file(tmp_path: Path, width: int) -> None:
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    """A study's report with the probe in it."""
     study, folder = make_study(tmp_path)
     path = tmp_path / "report.html"
     head, tail = study_report(study, folder).rsplit("</body>", 1)
     path.write_text(head + PROBE + tail)
-    seen = without_scripts(document(path.as_uri(), tmp_path / "profile", width))
+    return path
+
+
+@pytest.mark.parametrize("width", [1200, 500])
+def test_the_report_opens_from_a_file(report: Path, tmp_path: Path, width: int) -> None:
+    seen = without_scripts(document(report.as_uri(), tmp_path / "profile", width))
     for name in PICTURES:
         start = seen.index(f'id="plot-{name}"')
         assert "main-svg" in seen[start : start + 3000], name
-    assert "overflow 0" in seen or re.search(r"overflow -\d", seen)
+    assert int(probed(seen, "overflow")) <= 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "back", "ink"),
+    [("light", "rgb(255, 255, 255)", "#1f2933"), ("dark", "rgb(20, 24, 29)", "#e4e9ee")],
+)
+def test_page_and_pictures_follow_the_readers_scheme(
+    report: Path, tmp_path: Path, scheme: str, back: str, ink: str
+) -> None:
+    seen = without_scripts(document(report.as_uri(), tmp_path / "profile", scheme=scheme))
+    assert probed(seen, "back") == back
+    assert probed(seen, "ink") == ink
+
+
+def test_keys_reach_all_that_can_be_opened_or_scrolled(report: Path, tmp_path: Path) -> None:
+    seen = without_scripts(document(report.as_uri(), tmp_path / "profile"))
+    assert int(probed(seen, "interactive")) > 0
+    assert probed(seen, "unreachable") == "0"
 
 
 @pytest.fixture
