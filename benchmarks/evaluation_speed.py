@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from results_file import ResultsFile
 
 from rmexp.backbone.load import load_sequence_classifier
-from rmexp.backbone.packing import common_prefix
 from rmexp.backbone.sources import resolve_model
 from rmexp.backbone.text import TextTemplate
 from rmexp.evaluation.suites import read_suite
@@ -61,20 +60,20 @@ def usual_scores(
 
 
 def token_ratio(model: RewardModel, pairs: Sequence[Pair]) -> float:
-    """Tokens of two padded passes over those of prompt-shared rows."""
+    """Tokens of two padded passes over those that are run here."""
     prompts = [p.prompt for p in pairs]
     sides = [
         model.template.encode(prompts, [getattr(p, side) for p in pairs])
         for side in ("chosen", "rejected")
     ]
-    lengths = [np.array([len(t.ids) for t in side]) for side in sides]
-    padded = sum(
-        len(part) * int(part.max())
-        for side in lengths
-        for part in np.split(side, range(BATCH, len(side), BATCH))
-    )
-    shared = sum(common_prefix([a.ids, b.ids]) for a, b in zip(*sides, strict=True))
-    return padded / (int(sum(side.sum() for side in lengths)) - shared)
+    padded = 0
+    for side in sides:
+        for start in range(0, len(side), BATCH):
+            lengths = [len(t.ids) for t in side[start : start + BATCH]]
+            padded += len(lengths) * max(lengths)
+    families = [[i, len(pairs) + i] for i in range(len(pairs))]
+    rows = model.classifier.rows(sides[0] + sides[1], families, 512, share_beginning=True)
+    return padded / sum(r.tokens for r in rows)
 
 
 def sample(kinds: Sequence[str], rows: int | None) -> list[Pair]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rmexp.backbone.beginning import Beginning
 from rmexp.backbone.text import Tokens
 
 
@@ -29,6 +30,7 @@ class Rows:
         token_type_ids: int64 ``[rows, tokens]``, or None.
         position_ids: int64 ``[rows, tokens]``, or None for 0, 1, 2, ...
         hidden: what the frozen layers give, ``[rows, tokens, width]``, or None to run them.
+        beginning: what all rows follow and leave out, or None.
     """
 
     input_ids: torch.Tensor
@@ -40,6 +42,7 @@ class Rows:
     token_type_ids: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    beginning: Beginning | None = None
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on a device."""
@@ -47,6 +50,8 @@ class Rows:
         def move(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return value.to(device, non_blocking=True)
+            if isinstance(value, Beginning):
+                return value.to(device)
             if isinstance(value, dict):
                 return {name: move(v) for name, v in value.items()}
             return value

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from rmexp.backbone.batching import Rows, length_groups, pad_rows
+from rmexp.backbone.beginning import Beginning, common_beginning, run_beginning
 from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.packing import MaskLayout, shared_rows
 from rmexp.backbone.text import Tokens
@@ -78,7 +80,12 @@ class Classifier:
         if not self.causal:
             return None
         layout = MaskLayout.of(self.inner.config)
-        return layout if layout is not None and self._shares_exactly(layout) else None
+        return layout if layout is not None and self._shares_exactly(layout, 0) else None
+
+    @cached_property
+    def _begins_exactly(self) -> bool:
+        """Whether rows that follow a beginning give the scores of whole ones."""
+        return self.layout is not None and self._shares_exactly(self.layout, 4)
 
     def rows(
         self,
@@ -86,6 +93,7 @@ class Classifier:
         families: Sequence[Sequence[int]] | None,
         token_budget: int,
         states: Sequence[torch.Tensor] | None = None,
+        share_beginning: bool = False,
     ) -> list[Rows]:
         """The rectangles that some sequences are run as.
 
@@ -95,6 +103,8 @@ class Classifier:
             token_budget: tokens in one rectangle.
             states: the sequences' frozen states ``[tokens, width]``; of one token where only the
                 head is trained.
+            share_beginning: run what most families begin with once, now, with today's weights;
+                without gradients.
         """
         if states is not None and len(states[0]) == 1:
             # Only what is read at one place is left to compute: a row of that one token.
@@ -109,6 +119,7 @@ class Classifier:
                 pad_id=self.pad_id,
                 layout=self.layout,
                 states=states,
+                beginning=self._beginning(tokens, families) if share_beginning else None,
             )
         groups = length_groups([len(t.ids) for t in tokens], token_budget)
         return [pad_rows(tokens, g, self.pad_id, self.causal, states) for g in groups]
@@ -131,13 +142,29 @@ class Classifier:
 
     def _ends(self, rows: Rows) -> torch.Tensor:
         """Hidden states at the sequences' last tokens: ``[sequences, width]``."""
+        given: dict[str, Any] = {"use_cache": False}
+        if rows.beginning is not None:
+            given = rows.beginning.as_arguments(self.trunk, len(rows.input_ids))
         hidden = self.trunk(
             input_ids=rows.input_ids,
             attention_mask=rows.attention_mask,
             position_ids=rows.position_ids,
-            use_cache=False,
+            **given,
         ).last_hidden_state
         return hidden[rows.row, rows.column]
+
+    def _beginning(
+        self, tokens: Sequence[Tokens], families: Sequence[Sequence[int]]
+    ) -> Beginning | None:
+        ids = common_beginning(tokens, families)
+        if ids is None or not self._begins_exactly:
+            return None
+        return self._run_beginning(ids)
+
+    def _run_beginning(self, ids: NDArray[np.int32]) -> Beginning:
+        device = next(self.trunk.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+            return run_beginning(self.trunk, ids)
 
     @contextmanager
     def _frozen_layers_give(self, hidden: torch.Tensor | None) -> Iterator[None]:
@@ -172,8 +199,11 @@ class Classifier:
 
         return run
 
-    def _shares_exactly(self, layout: MaskLayout) -> bool:
-        """Try sharing on four short sequences: what a config does not tell, the scores do."""
+    def _shares_exactly(self, layout: MaskLayout, begun: int) -> bool:
+        """Try sharing on four short sequences: what a config does not tell, the scores do.
+
+        The first ``begun`` tokens, which all share, are run apart.
+        """
         generator = np.random.default_rng(0)
         size = int(self.inner.config.get_text_config().vocab_size)
         begin, *tails = (generator.integers(0, size, n, dtype=np.int32) for n in (6, 3, 5, 1, 4))
@@ -182,9 +212,6 @@ class Classifier:
             for tail in tails
         ]
         device = next(self.trunk.parameters()).device
-        shared = shared_rows(
-            tokens, [[0, 1], [2, 3]], token_budget=64, pad_id=self.pad_id, layout=layout
-        )
         plain = [pad_rows(tokens, np.arange(len(tokens)), self.pad_id, True)]
 
         def ends(all_rows: list[Rows]) -> torch.Tensor:
@@ -199,6 +226,14 @@ class Classifier:
             torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
         ):
             try:
+                shared = shared_rows(
+                    tokens,
+                    [[0, 1], [2, 3]],
+                    token_budget=64,
+                    pad_id=self.pad_id,
+                    layout=layout,
+                    beginning=self._run_beginning(begin[:begun]) if begun else None,
+                )
                 expected, found = ends(plain), ends(shared)
             except (TypeError, ValueError, RuntimeError, AttributeError):
                 return False

@@ -8,7 +8,7 @@ sums that plain rows compute, without the prompt's repetition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from rmexp.backbone.batching import Rows, length_groups, stack_states
-from rmexp.backbone.text import Tokens
+from rmexp.backbone.beginning import Beginning
+from rmexp.backbone.text import Tokens, common_prefix
 
 _PADDING = -1
 
@@ -50,26 +51,21 @@ class MaskLayout:
 
 @dataclass(frozen=True)
 class _Row:
+    """Sequences that share their first ``prefix`` tokens, of which the first ``skip`` are left out.
+
+    ``length`` counts the tokens that are run.
+    """
+
     members: tuple[int, ...]
     prefix: int
     length: int
+    skip: int = 0
 
+    def prefix_of(self, tokens: Sequence[Tokens]) -> NDArray[np.int32]:
+        return tokens[self.members[0]].ids[: self.prefix]
 
-def common_prefix(sequences: Sequence[NDArray[np.int32]]) -> int:
-    """How many first tokens all share, leaving each at least one of its own.
-
-    >>> common_prefix([np.array([1, 2, 3, 4]), np.array([1, 2, 5])])
-    2
-    >>> common_prefix([np.array([1, 2]), np.array([1, 2, 3])])
-    1
-    """
-    shortest = min(len(s) for s in sequences)
-    first = sequences[0][:shortest]
-    shared = shortest
-    for other in sequences[1:]:
-        differ = np.flatnonzero(first[:shared] != other[:shared])
-        shared = int(differ[0]) if len(differ) else shared
-    return min(shared, shortest - 1)
+    def after(self, skip: int) -> _Row:
+        return replace(self, length=self.length - skip, skip=skip)
 
 
 def shared_rows(
@@ -80,6 +76,7 @@ def shared_rows(
     pad_id: int,
     layout: MaskLayout,
     states: Sequence[torch.Tensor] | None = None,
+    beginning: Beginning | None = None,
 ) -> list[Rows]:
     """Rows of families of sequences, one family a row, rows of like length together.
 
@@ -92,11 +89,17 @@ def shared_rows(
         pad_id: fills the rows.
         layout: which masks the model takes.
         states: each asked sequence's frozen states ``[tokens, width]``.
+        beginning: already run; rows that begin so leave it out and follow it.
     """
     rows = [row for family in families for row in _split(tokens, family, token_budget)]
+    begun, whole = [], rows
+    if beginning is not None:
+        begun = [r.after(len(beginning)) for r in rows if beginning.starts(r.prefix_of(tokens))]
+        whole = [r for r in rows if not beginning.starts(r.prefix_of(tokens))]
     return [
-        _build([rows[int(i)] for i in group], tokens, pad_id, layout, states)
-        for group in length_groups([r.length for r in rows], token_budget)
+        _build([some[int(i)] for i in group], tokens, pad_id, layout, states, given)
+        for some, given in ((begun, beginning), (whole, None))
+        for group in length_groups([r.length for r in some], token_budget)
     ]
 
 
@@ -127,6 +130,7 @@ def _build(
     pad_id: int,
     layout: MaskLayout,
     states: Sequence[torch.Tensor] | None,
+    beginning: Beginning | None,
 ) -> Rows:
     width = max(r.length for r in rows)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
@@ -135,10 +139,10 @@ def _build(
     place: list[tuple[int, int, int]] = []
     for number, row in enumerate(rows):
         prefix = row.prefix
-        ids[number, :prefix] = tokens[row.members[0]].ids[:prefix]
-        position[number, :prefix] = np.arange(prefix)
-        branch[number, :prefix] = 0
-        at = prefix
+        at = prefix - row.skip
+        ids[number, :at] = row.prefix_of(tokens)[row.skip :]
+        position[number, :at] = np.arange(row.skip, prefix)
+        branch[number, :at] = 0
         for own, member in enumerate(row.members, start=1):
             tail = tokens[member].ids[prefix:]
             here = slice(at, at + len(tail))
@@ -150,34 +154,44 @@ def _build(
     row_of, column, sequence = np.array(place, dtype=np.int64).T
     hidden = None
     if states is not None:
-        hidden = stack_states(
-            [
-                [states[r.members[0]][: r.prefix], *(states[m][r.prefix :] for m in r.members)]
-                for r in rows
-            ],
-            width,
-        )
+        pieces = [
+            [states[r.members[0]][r.skip : r.prefix]] + [states[m][r.prefix :] for m in r.members]
+            for r in rows
+        ]
+        hidden = stack_states(pieces, width)
     return Rows(
         input_ids=torch.from_numpy(ids),
         row=torch.from_numpy(row_of.copy()),
         column=torch.from_numpy(column.copy()),
         sequence=sequence.copy(),
         tokens=sum(r.length for r in rows),
-        attention_mask=_masks(torch.from_numpy(branch), torch.from_numpy(position), layout),
+        attention_mask=_masks(
+            torch.from_numpy(branch),
+            torch.from_numpy(position),
+            layout,
+            0 if beginning is None else len(beginning),
+        ),
         position_ids=torch.from_numpy(position),
         hidden=hidden,
+        beginning=beginning,
     )
 
 
 def _masks(
-    branch: torch.Tensor, position: torch.Tensor, layout: MaskLayout
+    branch: torch.Tensor, position: torch.Tensor, layout: MaskLayout, before: int
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Who sees whom, by logical position: bool ``[rows, 1, tokens, tokens]`` (query, key)."""
-    query, key = branch[:, :, None], branch[:, None, :]
-    distance = position[:, :, None] - position[:, None, :]
+    """Who sees whom, by logical position: bool ``[rows, 1, tokens, before + tokens]`` (query, key).
+
+    The first ``before`` keys are a beginning that all tokens follow.
+    """
+    rows, width = branch.shape
+    query = branch[:, :, None]
+    key = torch.cat([torch.zeros(rows, before, dtype=torch.long), branch], dim=1)[:, None, :]
+    places = torch.cat([torch.arange(before).expand(rows, before), position], dim=1)
+    distance = position[:, :, None] - places[:, None, :]
     full = (query != _PADDING) & ((key == 0) | (key == query)) & (distance >= 0)
     # Padding must see something, or its softmax is NaN: it sees itself.
-    full |= torch.eye(branch.shape[1], dtype=torch.bool)
+    full[:, :, before:] |= torch.eye(width, dtype=torch.bool)
     full = full[:, None]
     sliding = full if layout.window is None else full & (distance < layout.window)[:, None]
     if layout.kind == "one":

@@ -43,6 +43,23 @@ class Tokens:
     cut_response: int
 
 
+def common_prefix(sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> int:
+    """How many first tokens all sequences share, leaving each at least one of its own.
+
+    >>> common_prefix([[1, 2, 3, 4], [1, 2, 5]])
+    2
+    >>> common_prefix([[1, 2], [1, 2, 3]])
+    1
+    """
+    shortest = min(len(s) for s in sequences)
+    first = np.asarray(sequences[0])
+    shared = shortest
+    for other in sequences[1:]:
+        differ = np.flatnonzero(first[:shared] != np.asarray(other)[:shared])
+        shared = int(differ[0]) if len(differ) else shared
+    return max(min(shared, shortest - 1), 0)
+
+
 class TextTemplate:
     """How one (prompt, response) becomes tokens, fixed by tokenizer, form and length.
 

@@ -8,7 +8,6 @@ restart behind it. So 100 rules cost about 100 sentences, not 100 times prompt a
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from rmexp.backbone.beginning import cache_argument
 from rmexp.backbone.load import hub_arguments, load_tokenizer
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import weights_fingerprint
+from rmexp.backbone.text import common_prefix
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.rating.rater import Item, RatedBatch
-from rmexp.rating.yes_no import Question, YesNoTemplate, common_prefix, psi_and_relevance
+from rmexp.rating.yes_no import Question, YesNoTemplate, psi_and_relevance
 from rmexp.rules import Rule
 
 # Attention over a row of branches costs the square of its tokens, so on a CPU rows stay short.
@@ -207,9 +208,7 @@ class _Tree:
     def __init__(self, model: Any, device: torch.device):
         self._model, self._device = model, device
         self._cache = DynamicCache()
-        # transformers 5.24 renames the argument, and drops the old name in 5.40.
-        known = inspect.signature(model.forward).parameters
-        self._cache_argument = "cache" if "cache" in known else "past_key_values"
+        self._cache_argument = cache_argument(model)
         self._names: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def grow(self, nodes: list[_Node]) -> None:

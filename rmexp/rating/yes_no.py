@@ -178,16 +178,3 @@ def psi_and_relevance(
     with np.errstate(invalid="ignore"):
         psi = np.where(decided > 0, (yes - no) / decided, 0)
     return psi.astype(np.float32), (decided / (decided + irrelevant)).astype(np.float32)
-
-
-def common_prefix(branches: Sequence[tuple[int, ...]]) -> int:
-    """Number of tokens with which all branches begin, short of the last of the shortest.
-
-    >>> common_prefix([(1, 2, 3), (1, 2, 4)])
-    2
-    """
-    shortest = min((len(branch) for branch in branches), default=1)
-    for place in range(shortest - 1):
-        if len({branch[place] for branch in branches}) > 1:
-            return place
-    return max(shortest - 1, 0)

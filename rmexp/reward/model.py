@@ -98,7 +98,9 @@ class RewardModel:
             families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
             budget = row_budget(tokens, self.token_budget, device.type)
-            rows = self.classifier.rows(tokens, list(families.values()), budget)
+            rows = self.classifier.rows(
+                tokens, list(families.values()), budget, share_beginning=True
+            )
 
             def tell(done: int) -> None:
                 if self.progress is not None:

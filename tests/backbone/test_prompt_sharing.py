@@ -14,11 +14,12 @@ from transformers import (
     Qwen3Config,
 )
 
+from rmexp.backbone.beginning import common_beginning
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.options import PeftOptions
-from rmexp.backbone.packing import MaskLayout, common_prefix, shared_rows
+from rmexp.backbone.packing import MaskLayout, shared_rows
 from rmexp.backbone.parallel import parallel_scores
-from rmexp.backbone.text import Tokens
+from rmexp.backbone.text import Tokens, common_prefix
 
 SIZES: dict[str, Any] = {
     "vocab_size": 90,
@@ -125,6 +126,81 @@ def test_layers_of_other_kinds_do_not_share():
     assert MaskLayout.of(config) is None
 
 
+def begun_families() -> tuple[list[Tokens], list[list[int]]]:
+    """Five families behind one beginning of ten tokens, and one whose beginning was cut off."""
+    draw = np.random.default_rng(2).integers
+    begin = draw(1, 90, 10)
+    tokens, groups = [], []
+    for prefix, tails in ((12, (5, 9)), (3, (1, 1)), (20, (4, 2, 7)), (1, (6, 3)), (8, (2,))):
+        own = np.concatenate([begin, draw(1, 90, prefix)])
+        groups.append(list(range(len(tokens), len(tokens) + len(tails))))
+        tokens += [sequence(np.concatenate([own, draw(1, 90, n)])) for n in tails]
+    groups.append([len(tokens), len(tokens) + 1])
+    return [*tokens, sequence(begin[2:]), sequence(draw(1, 90, 7))], groups
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_beginning_is_run_once_and_changes_no_score(name: str):
+    classifier = classifier_of(CONFIGS[name])
+    tokens, groups = begun_families()
+    with torch.inference_mode():
+        plain = classifier.rows(tokens, None, 1)
+        expected = parallel_scores(classifier, plain, len(tokens))
+        apart = classifier.rows(tokens, groups, 64)
+        for budget in (16, 64, 1000):
+            rows = classifier.rows(tokens, groups, budget, share_beginning=True)
+            assert {r.beginning is None for r in rows} == {True, False}
+            found = parallel_scores(classifier, rows, len(tokens))
+            assert found == pytest.approx(expected, abs=1e-5)
+    # The family of three is two rows where it exceeds the budget, so the saving is of rows.
+    whole = classifier.rows(tokens, groups, 1000, share_beginning=True)
+    assert sum(r.tokens for r in apart) - sum(r.tokens for r in whole) == 5 * 10
+
+
+def test_a_beginning_follows_the_weights():
+    """It is run anew for each set of rows: a trained model must not see what it saw before."""
+    classifier = classifier_of(CONFIGS["llama"])
+    tokens, groups = begun_families()
+    with torch.inference_mode():
+        classifier.rows(tokens, groups, 1000, share_beginning=True)
+    with torch.no_grad():
+        for parameter in classifier.trunk.parameters():
+            parameter.mul_(1.3)
+    with torch.inference_mode():
+        expected = parallel_scores(classifier, classifier.rows(tokens, None, 1), len(tokens))
+        rows = classifier.rows(tokens, groups, 1000, share_beginning=True)
+        found = parallel_scores(classifier, rows, len(tokens))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_few_or_unlike_families_have_no_common_beginning():
+    tokens, groups = begun_families()
+    found = common_beginning(tokens, groups)
+    assert found is not None
+    assert found.tolist() == tokens[0].ids[:10].tolist()
+    assert common_beginning(tokens, groups[:3]) is None
+    assert common_beginning(*families()) is None
+
+
+def test_a_model_that_ignores_its_cache_runs_the_beginning_with_each(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    classifier = classifier_of(CONFIGS["llama"])
+    original = type(classifier.trunk).forward
+
+    def deaf(self: Any, *args: Any, cache: Any = None, **kwargs: Any) -> Any:
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(classifier.trunk), "forward", deaf)
+    tokens, groups = begun_families()
+    with torch.inference_mode():
+        rows = classifier.rows(tokens, groups, 1000, share_beginning=True)
+        found = parallel_scores(classifier, rows, len(tokens))
+        expected = parallel_scores(classifier, classifier.rows(tokens, None, 1), len(tokens))
+    assert all(r.beginning is None for r in rows)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_row_is_prefix_then_tails_with_positions_going_on():
     tokens = [sequence(np.array([5, 6, 7, 8])), sequence(np.array([5, 6, 9]))]
     (rows,) = shared_rows(
@@ -148,3 +224,4 @@ def test_the_prefix_leaves_each_a_token_of_its_own():
     same = np.array([1, 2, 3])
     assert common_prefix([same, same]) == 2
     assert common_prefix([np.array([1]), np.array([2, 3])]) == 0
+    assert common_prefix([(1,), (1,)]) == 0

@@ -9,11 +9,12 @@ import torch
 from rating_fakes import make_rules
 
 from rmexp.backbone.sources import resolve_model
+from rmexp.backbone.text import common_prefix
 from rmexp.errors import UserError
 from rmexp.preferences import Message, prompt_from_text
 from rmexp.rating.causal_lm import CausalLMRater
 from rmexp.rating.rater import Item
-from rmexp.rating.yes_no import YesNoTemplate, common_prefix, psi_and_relevance
+from rmexp.rating.yes_no import YesNoTemplate, psi_and_relevance
 
 RULES = make_rules(5).rules
 PROMPT = prompt_from_text("What is the capital of France?")
@@ -114,12 +115,6 @@ def test_probabilities_become_psi_and_relevance() -> None:
         psi, relevance = psi_and_relevance(np.log(probabilities))
     np.testing.assert_allclose(psi, [0.25, 0, 1], atol=1e-7)
     np.testing.assert_allclose(relevance, [0.8, 0.2, 1], atol=1e-7)
-
-
-def test_common_prefix_leaves_every_branch_a_token() -> None:
-    assert common_prefix([(1, 2, 3), (1, 2, 3, 4)]) == 2
-    assert common_prefix([(1,), (1,)]) == 0
-    assert common_prefix([(1, 2), (3, 2)]) == 0
 
 
 def test_models_that_cannot_answer_are_refused(folder: Path, tmp_path: Path) -> None:
