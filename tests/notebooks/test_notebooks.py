@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SECONDS = 120
+HANGS = 600  # seconds for one cell; how long a notebook takes is measured, not asserted
 
 
 def test_there_are_notebooks() -> None:
@@ -32,7 +32,7 @@ def test_a_notebook_in_git_holds_no_outputs(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_runs_in_two_minutes(
+def test_a_notebook_runs_to_its_end(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nbclient import NotebookClient
@@ -43,7 +43,7 @@ def test_a_notebook_runs_in_two_minutes(
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=SECONDS,
+        timeout=HANGS,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )
