@@ -128,6 +128,9 @@ class VirtualWorkers:
         self._left = time.perf_counter()
         return ended
 
+    def has_begun(self, number: int) -> bool:
+        return True
+
     def cancel(self, number: int) -> None:
         """Nothing to do."""
 

@@ -99,7 +99,8 @@ def shared_rows(
     return [
         _build([some[int(i)] for i in group], tokens, pad_id, layout, states, given)
         for some, given in ((begun, beginning), (whole, None))
-        for group in length_groups([r.length for r in some], token_budget)
+        # A beginning's keys and values stand before every row: they need room as tokens do.
+        for group in length_groups([r.skip + r.length for r in some], token_budget)
     ]
 
 

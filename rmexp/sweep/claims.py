@@ -109,8 +109,9 @@ class Claims:
         """
         frozen = self.study._storage.get_trial(trial._trial_id)
         # A trial that never reached an executor has not used up an attempt.
-        blameless = DIRECTORY not in frozen.user_attrs or failure.kind == INTERRUPTED
-        may = blameless or frozen.user_attrs.get(USED, 0) < retries
+        never_ran = failure.kind == "lost_worker" and DIRECTORY not in frozen.user_attrs
+        blameless = never_ran or failure.kind == INTERRUPTED
+        may = blameless or frozen.user_attrs.get(USED, {}).get(failure.kind, 0) < retries
         attrs: dict[str, Any] = {
             FAILURE: failure.kind,
             "reason": failure.reason,

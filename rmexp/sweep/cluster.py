@@ -24,7 +24,11 @@ class Cluster(Protocol):
         """Jobs at once."""
 
     def start(self, job: ClusterJob) -> Any:
-        """Hand a job in; a handle."""
+        """Hand a job in; a handle.
+
+        Raises:
+            UserError: the cluster does not take it.
+        """
 
     def over(self, handle: Any) -> str | None:
         """Why a job is no longer there, in words; None while it waits or runs."""
@@ -92,6 +96,14 @@ class ClusterExecutor:
             if ended or not self._running or time.monotonic() >= deadline:
                 return ended
             time.sleep(0.1)
+
+    def has_begun(self, number: int) -> bool:
+        """Whether the scheduler has started the trial's job."""
+        return any(
+            mailbox.has_begun(running.job.directory)
+            for running in self._running
+            if running.job.number == number
+        )
 
     def cancel(self, number: int) -> None:
         """End a trial's job."""

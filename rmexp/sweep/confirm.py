@@ -16,13 +16,13 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from rmexp.errors import UserError
 from rmexp.statistics import SHARE, Interval, bootstrap_crossed, of_differences
 from rmexp.sweep.job import Executor, TrialJob
 from rmexp.sweep.rerun import OnDrift, refuse_drift
-from rmexp.sweep.study import StudyFolder
+from rmexp.sweep.study import StudyFolder, front, kept_trials, nothing_to_choose
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord, write_json
 from rmexp.trial.schema import TrialConfig
 
@@ -162,20 +162,17 @@ def read_confirmation(folder: StudyFolder) -> Confirmation | None:
 
 
 def top_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
-    """The best trials, best first, without copies of the same point.
+    """The best trials that keep the guards, best first, without copies of the same point.
 
     Raises:
-        UserError: no trial is complete, or ``top`` is below 1.
+        UserError: no such trial is complete, or ``top`` is below 1.
     """
     if top < 1:
         raise UserError("--top: give 1 or more")
-    several = len(study.directions) > 1
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        raise UserError(f"study '{study.study_name}': no trial is complete yet")
-    candidates = study.best_trials if several else complete
-    # Copies of the same point, and what a warm start took from another study.
-    own = [t for t in candidates if not {"duplicate_of", "warm_start"} & t.user_attrs.keys()]
+    candidates = front(study) if len(study.directions) > 1 else kept_trials(study)
+    own = [t for t in candidates if "duplicate_of" not in t.user_attrs]
+    if not own:
+        raise UserError(nothing_to_choose(study))
     sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
     return sorted(own, key=lambda t: (sign * t.values[0], t.number))[:top]
 

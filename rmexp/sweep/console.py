@@ -93,7 +93,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
     """The space, its size, and the first points that the sampler would propose."""
     import optuna
 
-    from rmexp.sweep.samplers import make_sampler
+    from rmexp.sweep.samplers import listed_points, make_sampler
 
     out = console()
     sweep = plan.study.sweep
@@ -115,8 +115,8 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
         objectives=len(sweep.directions),
     )
     study = optuna.create_study(sampler=sampler, directions=sweep.directions)
-    for point in sweep.enqueue:
-        study.enqueue_trial({k: plan.space.label(k, v) for k, v in point.items()})
+    for point in listed_points(sweep, plan.space)[:points]:
+        study.enqueue_trial(point)
     table = Table(*[d.key for d in plan.space.dimensions], title="first points")
     for _ in range(min(points, sweep.trials)):
         trial = study.ask()

@@ -32,7 +32,7 @@ from rmexp.sweep.ledger import (
 from rmexp.sweep.mailbox import give_up
 from rmexp.sweep.outcome import OUTCOME, outcome_attrs
 from rmexp.sweep.progress import Progress, said
-from rmexp.sweep.samplers import make_sampler
+from rmexp.sweep.samplers import listed_points, make_sampler
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
 from rmexp.sweep.study import StudyFolder
@@ -40,6 +40,7 @@ from rmexp.trial.record import TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 _DEAD_CONTROLLER = Failure("lost_worker", "interrupted: its controller ended")
+_REFUSED_WAIT = 30.0  # seconds until the executor is asked again
 ConfigFor = Callable[[dict[str, Any]], TrialConfig]
 
 
@@ -48,7 +49,7 @@ class _Job:
     """A trial of ours that runs."""
 
     trial: Trial
-    started: float
+    began: float | None = None
     stopped: Failure | None = None
 
 
@@ -84,6 +85,7 @@ class Controller:
     _waiting: dict[int, Trial] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _looked: float = -float("inf")
+    _held_until: float = -float("inf")
     _ended: int = 0
     _failures: int = 0
 
@@ -96,14 +98,8 @@ class Controller:
         self._ledger = Ledger(self.study)
         registration = Registration(self.study, self.folder.locks)
         self._observer = Observer(registration.id, self.folder.locks, self.config.lease)
-        target = self.config.trials
-        if self.config.sampler.kind == "grid":
-            # A point beyond the grid would repeat one in it.
-            target = min(target, int(self.space.size))
-        self._claims = Claims(self.study, self._ledger, registration.id, target)
-        self._enqueued = [
-            {k: self.space.label(k, v) for k, v in point.items()} for point in self.config.enqueue
-        ]
+        self._listed = {params_key(p): p for p in listed_points(self.config, self.space)}
+        self._claims = Claims(self.study, self._ledger, registration.id, self.config.trials)
         try:
             with registration.held(self.config.lease):
                 self._ledger.refresh()
@@ -137,7 +133,11 @@ class Controller:
             elif self._waiting:
                 time.sleep(self._patience())
                 self._ledger.refresh()
-            elif self._ledger.finished >= self._claims.target or self._is_late():
+            elif (
+                self._ledger.finished >= self._claims.target
+                or self._is_late()
+                or (self._is_exhausted() and not self._ledger.running)
+            ):
                 return
             else:
                 # Others run the rest; should one of them die, its trials are ours to run again.
@@ -210,7 +210,9 @@ class Controller:
         self._place_waiting()
         # A sampler that insists on points in training must not use up the study's places.
         while self._has_room() and len(self._waiting) < self.executor.slots and self._claims.free:
-            trial = self._claims.start(self._ledger.owed(self._enqueued))
+            if self._is_exhausted():
+                return
+            trial = self._claims.start(self._ledger.owed(self._listed))
             if trial is None:
                 # Two that withdraw before each other must not keep step.
                 time.sleep(random.uniform(0, 0.05))
@@ -221,8 +223,17 @@ class Controller:
             self._ledger.refresh()
             self._place_waiting()
 
+    @property
+    def _lists_all(self) -> bool:
+        return self.config.sampler.kind == "grid"
+
+    def _is_exhausted(self) -> bool:
+        """Whether a grid has no point left; one that failed for good is not tried again."""
+        return self._lists_all and self._ledger.owed(self._listed) is None
+
     def _has_room(self) -> bool:
-        return len(self._jobs) < self.executor.slots and not self._is_late()
+        held = time.monotonic() < self._held_until
+        return len(self._jobs) < self.executor.slots and not held and not self._is_late()
 
     def _has(self, number: int) -> bool:
         return number in self._jobs or number in self._waiting
@@ -259,7 +270,11 @@ class Controller:
 
     def _submit(self, trial: Trial) -> None:
         number = trial.number
-        config = self.config_for(self.space.values(trial.params))
+        try:
+            config = self.config_for(self.space.values(trial.params))
+        except UserError as error:
+            self._fail(trial, Failure("user_error", str(error)))
+            return
         if config.trainer.threads is None:
             threads = {"threads": self.executor.threads}
             config = config.model_copy(
@@ -270,8 +285,17 @@ class Controller:
         if not self._claims.note(trial, {DIRECTORY: directory}):
             self._ledger.refresh()
             return
-        self._jobs[number] = _Job(trial, time.monotonic())
-        self.executor.submit(job)
+        try:
+            self.executor.submit(job)
+        except UserError as error:
+            if not self._jobs:
+                self._claims.withdraw(trial)
+                raise
+            # A scheduler that is busy for a while must not end what runs.
+            self._fail(trial, Failure(INTERRUPTED, f"could not be started: {error}"))
+            self._held_until = time.monotonic() + _REFUSED_WAIT
+            return
+        self._jobs[number] = _Job(trial)
         self._say(f"trial {number} started: {said(trial.params)}")
 
     def _job(self, trial: Trial, config: TrialConfig) -> TrialJob:
@@ -372,21 +396,27 @@ class Controller:
         limit = self.config.trial_timeout
         if limit is None:
             return
+        now = time.monotonic()
         for number, job in self._jobs.items():
-            if job.stopped is None and time.monotonic() - job.started > limit:
+            if job.began is None and self.executor.has_begun(number):
+                job.began = now
+            if job.stopped is None and job.began is not None and now - job.began > limit:
                 reason = f"stopped after sweep.trial_timeout={limit:g} seconds"
                 job.stopped = Failure("time_out", reason)
                 self.executor.cancel(number)
 
     def _say(self, event: str) -> None:
-        ledger = self._ledger
+        ledger, target = self._ledger, self._claims.target
+        if self._lists_all:
+            to_come = len(ledger.running) + ledger.unclaimed(self._listed)
+            target = min(target, ledger.finished + to_come)
         left = None
         if self._ended:
             each = (time.monotonic() - self._started) / self._ended
-            left = each * max(0, self._claims.target - ledger.finished)
+            left = each * max(0, target - ledger.finished)
         self.on_progress(
             Progress(
-                target=self._claims.target,
+                target=target,
                 complete=ledger.count[TrialState.COMPLETE],
                 pruned=ledger.count[TrialState.PRUNED],
                 failed=ledger.count[TrialState.FAIL],

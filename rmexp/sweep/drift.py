@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, json_to_distribution
+from optuna.distributions import (
+    CategoricalDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
 
 from rmexp.errors import UserError
 from rmexp.sweep.space import Space
@@ -22,7 +26,8 @@ _SHOWN = 3
 def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -> None:
     """Note what the study is made with, or compare with what was noted at its beginning.
 
-    Numeric ranges may be widened or narrowed; Optuna cannot change the choices of a key.
+    Numeric ranges may be widened or narrowed; Optuna can change neither the choices of a key, nor
+    its kind, nor whether it is searched on a log scale.
 
     Args:
         study: Optuna's study.
@@ -54,8 +59,8 @@ def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -
     for key, text in study.user_attrs.get(_SPACE, {}).items():
         old = json_to_distribution(text)
         new = space.distributions.get(key)
-        if isinstance(old, CategoricalDistribution) and new is not None and new != old:
-            differing.append(f"{key} was searched in {_choices(old)}, now in {_choices(new)}")
+        if new is not None and not _may_follow(old, new):
+            differing.append(f"{key} was searched in {_said_range(old)}, now in {_said_range(new)}")
     if differing:
         more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         raise UserError(
@@ -82,5 +87,15 @@ def _said(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key]) if key in flat else "searched or not there"
 
 
-def _choices(distribution: Any) -> str:
-    return str(list(getattr(distribution, "choices", [str(distribution)])))
+def _may_follow(old: Any, new: Any) -> bool:
+    if isinstance(old, CategoricalDistribution) or type(old) is not type(new):
+        return bool(old == new)
+    return bool(old.log == new.log)
+
+
+def _said_range(distribution: Any) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(map(str, distribution.choices))})"
+    kind = "whole numbers" if isinstance(distribution, IntDistribution) else "numbers"
+    scale = ", on a log scale" if distribution.log else ""
+    return f"{kind} {distribution.low:g} to {distribution.high:g}{scale}"

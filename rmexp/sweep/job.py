@@ -63,10 +63,17 @@ class Executor(Protocol):
         """Trials at once."""
 
     def submit(self, job: TrialJob) -> None:
-        """Take a job; the caller keeps no more than ``slots`` unfinished."""
+        """Take a job; the caller keeps no more than ``slots`` unfinished.
+
+        Raises:
+            UserError: it cannot be started now.
+        """
 
     def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
         """Answer reports as they come; return the jobs that ended, at the latest after timeout."""
+
+    def has_begun(self, number: int) -> bool:
+        """Whether a trial that was taken runs, or still waits for its place on a cluster."""
 
     def cancel(self, number: int) -> None:
         """Stop a trial by force; it is still returned by :meth:`wait`, as lost."""

@@ -16,7 +16,7 @@ from rmexp.sweep.drift import refuse_drift
 from rmexp.sweep.executors import make_executor
 from rmexp.sweep.lost_runs import LostRuns
 from rmexp.sweep.progress import Progress
-from rmexp.sweep.samplers import check_sampler
+from rmexp.sweep.samplers import check_sampler, listed_points
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
@@ -53,6 +53,14 @@ class SweepPlan:
     def trainer(self) -> TrainerConfig:
         """Of the command itself, before any point is chosen."""
         return trial_config(split_config(self.base)[0]).trainer
+
+    @property
+    def target(self) -> int:
+        """Finished trials to come to; a grid may hold fewer than were asked for."""
+        sweep = self.study.sweep
+        if sweep.sampler.kind != "grid":
+            return sweep.trials
+        return min(sweep.trials, len(listed_points(sweep, self.space)))
 
     @property
     def tracker(self) -> TrackerConfig:
@@ -155,8 +163,10 @@ def _refuse_study_range(override: Override) -> None:
 
 
 def _check_points(plan: SweepPlan) -> None:
-    """Compose points at the edges of the space, so that a mistake is told now."""
-    for params in plan.space.edges():
+    """Compose every choice, the ends of the ranges and the user's own points: mistakes show now."""
+    listed = listed_points(plan.study.sweep, plan.space)[: len(plan.study.sweep.enqueue)]
+    own = [plan.space.filled(point) for point in listed]
+    for params in (*plan.space.edges(), *own):
         config = plan.config_for(plan.space.values(params))
         check_before_anything_heavy(config)
         _check_objectives(plan.study, config)
@@ -166,9 +176,6 @@ def _check_points(plan: SweepPlan) -> None:
                 f"{plan.trainer.devices} at others; slots are cut for one number of ranks, so "
                 "sweep each number in a study of its own"
             )
-    for point in plan.study.sweep.enqueue:
-        for key, value in point.items():
-            plan.space.label(key, value)
 
 
 def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
@@ -202,7 +209,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     folder.make()
     study = open_study(folder, plan.study.sweep, plan.space)
     refuse_drift(study, split_config(plan.base)[0], plan.space)
-    study.set_user_attr("target", plan.study.sweep.trials)
+    study.set_user_attr("target", plan.target)
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
     lost = LostRuns()
     controller = Controller(

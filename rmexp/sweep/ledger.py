@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -27,7 +27,7 @@ FAILURE = "failure"
 POINT = "point"
 # For an earlier trial that still draws its point, or one that trains this point.
 Wait = Literal["no", "draws", "trains"]
-# Attempts that count against sweep.retry; an attempt that the user interrupted does not.
+# Failed attempts by kind, which count against sweep.retry; an interruption is none.
 USED = "retries_used"
 INTERRUPTED: Final = "interrupted"
 _STATE = {
@@ -78,7 +78,7 @@ class Ledger:
     trials: list[FrozenTrial] = field(default_factory=list)
     _open: set[int] = field(default_factory=set)
     _owed: dict[int, FrozenTrial] = field(default_factory=dict)
-    _claims: dict[tuple[str, int], set[int]] = field(default_factory=dict)
+    _claims: dict[tuple[str, int | str], set[int]] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -101,21 +101,28 @@ class Ledger:
             elif trial.state == TrialState.RUNNING:
                 self.running[number] = trial
 
-    def owed(self, enqueued: list[dict[str, Any]]) -> Point | None:
-        """The next point to run before the sampler is asked: retries, then the user's own."""
+    def owed(self, listed: Mapping[str, Mapping[str, Any]]) -> Point | None:
+        """The next point to run before the sampler is asked: retries, then the listed ones."""
         for number, trial in self._owed.items():
             began = int(DIRECTORY in trial.user_attrs)
             attempt = trial.user_attrs.get(ATTEMPT, 0) + began
-            used = trial.user_attrs.get(USED, 0) + (0 if was_interrupted(trial) else began)
+            used = dict(trial.user_attrs.get(USED, {}))
+            if began and not was_interrupted(trial):
+                kind = trial.user_attrs.get(FAILURE, "other")
+                used[kind] = used.get(kind, 0) + 1
             return Point(point_of(trial), {RETRY_OF: number, ATTEMPT: attempt, USED: used})
-        for i, params in enumerate(enqueued):
-            if not self._claims.get((ENQUEUED, i)):
-                return Point(params, {ENQUEUED: i})
+        for key, params in listed.items():
+            if not self._claims.get((ENQUEUED, key)):
+                return Point(params, {ENQUEUED: key})
         return None
 
     def is_owed(self, number: int) -> bool:
         """Whether a failed trial's point still waits to be run again."""
         return number in self._owed
+
+    def unclaimed(self, listed: Iterable[str]) -> int:
+        """How many of the listed points nobody has begun."""
+        return sum(not self._claims.get((ENQUEUED, key)) for key in listed)
 
     def is_second(self, trial: FrozenTrial) -> bool:
         """Whether another controller was first to claim what this trial was made for."""
@@ -144,7 +151,7 @@ class Ledger:
         if claim := _claim(trial):
             self._claims.setdefault(claim, set()).add(trial.number)
             if claim[0] == RETRY_OF:
-                self._owed.pop(claim[1], None)
+                self._owed.pop(trial.user_attrs[RETRY_OF], None)
 
     def _take_finished(self, trial: FrozenTrial) -> None:
         if WARM_START in trial.user_attrs:
@@ -173,7 +180,8 @@ class Ledger:
             return
         self._claims[claim].discard(trial.number)
         if claim[0] == RETRY_OF and not self._claims[claim]:
-            self._owed[claim[1]] = self.trials[claim[1]]
+            failed = trial.user_attrs[RETRY_OF]
+            self._owed[failed] = self.trials[failed]
 
     def _is_better(self, trial: FrozenTrial) -> bool:
         if len(self.study.directions) > 1 or any(v > 0 for v in violations(trial)):
@@ -187,7 +195,7 @@ class Ledger:
         return trial.value < self.best.value
 
 
-def _claim(trial: FrozenTrial) -> tuple[str, int] | None:
+def _claim(trial: FrozenTrial) -> tuple[str, int | str] | None:
     for name in (RETRY_OF, ENQUEUED):
         if name in trial.user_attrs:
             return name, trial.user_attrs[name]

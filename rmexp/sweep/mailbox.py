@@ -91,6 +91,11 @@ def begin(directory: Path) -> bool:
     return False
 
 
+def has_begun(directory: Path) -> bool:
+    """Whether :func:`begin` was called."""
+    return (directory / FOLDER / "begun").exists()
+
+
 def _verdict(mail: Path, epoch: int) -> Path:
     return mail / f"verdict-{epoch:04d}.json"
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import zlib
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import optuna
@@ -11,10 +15,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial
 
 from rmexp.errors import UserError
-from rmexp.sweep.schema import PrunerConfig, SamplerConfig
+from rmexp.sweep.schema import PrunerConfig, SamplerConfig, SweepConfig
 from rmexp.sweep.space import Space
 
 VIOLATIONS = "violations"
+LARGEST_GRID = 100_000  # each of its points is held in memory
 
 
 def make_sampler(
@@ -53,10 +58,8 @@ def make_sampler(
             **startup,
             **constraints,
         )
-    if config.kind == "random":
+    if config.kind in ("random", "grid"):  # A grid's points are listed, none is drawn.
         return optuna.samplers.RandomSampler(seed=seed)
-    if config.kind == "grid":
-        return _Grid(_grid(space), seed=config.seed)
     if config.kind == "gp":
         return optuna.samplers.GPSampler(seed=seed, **startup, **constraints)
     if config.kind == "cmaes":
@@ -83,13 +86,6 @@ def violations(trial: FrozenTrial) -> Sequence[float]:
     return trial.user_attrs.get(VIOLATIONS, ())
 
 
-class _Grid(optuna.samplers.GridSampler):
-    """Optuna's, which at its last point calls ``study.stop``, an error under ask and tell."""
-
-    def after_trial(self, *arguments: Any) -> None:
-        """Nothing: the controller knows the size of the grid."""
-
-
 def make_pruner(config: PrunerConfig) -> Any:
     """Optuna's pruner of that name."""
     startup, warmup = config.startup_trials, config.warmup_epochs
@@ -108,6 +104,31 @@ def make_pruner(config: PrunerConfig) -> Any:
     return optuna.pruners.PatientPruner(None, patience=config.patience)
 
 
+def listed_points(config: SweepConfig, space: Space) -> list[dict[str, Any]]:
+    """Points to run before any is drawn, as Optuna's labels: the user's own, then those of a grid.
+
+    A grid comes in an order drawn from the seed, so that a part of it is an even sample. Optuna's
+    own sampler gives a point to two controllers that ask at once; a list can be claimed.
+
+    Raises:
+        UserError: a point is outside the space, or the space is no grid.
+    """
+    points = [{k: space.label(k, v) for k, v in point.items()} for point in config.enqueue]
+    if config.sampler.kind == "grid":
+        axes = _grid(space)
+        size = math.prod(len(axis) for axis in axes.values())
+        if size > LARGEST_GRID:
+            raise UserError(
+                f"sweep.sampler.kind: the grid has {size:,} points, {LARGEST_GRID:,} is the most; "
+                "use random or qmc"
+            )
+        values = itertools.product(*axes.values())
+        grid = [dict(zip(axes, point, strict=True)) for point in values]
+        random.Random(config.sampler.seed).shuffle(grid)
+        points += [point for point in grid if point not in points]
+    return points
+
+
 def _grid(space: Space) -> dict[str, list[Any]]:
     if space.conditional:
         raise UserError("sweep.sampler.kind: grid cannot search a space with 'when'; use tpe")
@@ -123,5 +144,7 @@ def _grid(space: Space) -> dict[str, list[Any]]:
             )
         else:
             count = int(dimension.size)
-            grid[dimension.key] = [d.low + i * d.step for i in range(count)]
+            # In decimals, as a user writes them: 0.3 must not become 0.30000000000000004.
+            low, step = Decimal(str(d.low)), Decimal(str(d.step))
+            grid[dimension.key] = [type(d.low)(low + i * step) for i in range(count)]
     return grid

@@ -112,16 +112,15 @@ class Space:
         return params
 
     def edges(self) -> Iterator[dict[str, Any]]:
-        """Points at both ends of every key, and one for each choice that others depend on."""
-        asked = {d.when[0] for d in self.dimensions if d.when}
+        """Points at both ends of every range, and one for each choice of each key."""
         for at in (0, -1):
-            yield self._edge(at, {})
-            for key in asked:
-                (parent,) = [d for d in self.dimensions if d.key == key]
-                for label in parent.distribution.choices:
-                    yield self._edge(at, {key: label})
+            yield self.filled({}, at)
+            for d in self.dimensions:
+                for label in getattr(d.distribution, "choices", ()):
+                    yield self.filled({d.key: label}, at)
 
-    def _edge(self, at: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    def filled(self, given: Mapping[str, Any], at: int = 0) -> dict[str, Any]:
+        """A whole point: what is given, and one end (0 or -1) of every other range."""
         params: dict[str, Any] = {}
         for d in self.dimensions:
             if d.applies(params):

@@ -32,6 +32,8 @@ def open_storage(url: str, *, write: bool = True) -> BaseStorage:
     """
     if url.startswith(_JOURNAL):
         path = Path(url.removeprefix(_JOURNAL))
+        if not path.parent.is_dir():
+            raise UserError(f"sweep.storage: no folder {path.parent} to keep the journal in")
         return JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))
     try:
         if not url.startswith("sqlite"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
@@ -47,7 +48,12 @@ class StudyFolder:
 
     def trial(self, number: int) -> Path:
         """Directory of a trial."""
-        return self.root / "trials" / f"{number:04d}"
+        return self.trials / f"{number:04d}"
+
+    @property
+    def trials(self) -> Path:
+        """Holds the trials' directories."""
+        return self.root / "trials"
 
     @property
     def journal(self) -> Path:
@@ -87,7 +93,7 @@ class StudyFolder:
     def make(self) -> None:
         """Make the folder; UserError where that cannot be done."""
         try:
-            (self.root / "trials").mkdir(parents=True, exist_ok=True)
+            self.trials.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output_dir: cannot make {self.root}: {error.strerror}") from error
 
@@ -122,7 +128,8 @@ def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna
     """Create the study, with what it learns from others, or go on with it.
 
     Raises:
-        UserError: the storage cannot be opened, or the study has other directions.
+        UserError: the storage cannot be opened or is not the study's, or the study has other
+            directions.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.locks.mkdir(parents=True, exist_ok=True)
@@ -131,7 +138,7 @@ def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna
         fcntl.flock(handle, fcntl.LOCK_EX)
         study = optuna.create_study(
             study_name=folder.name,
-            storage=open_storage(folder.storage_url(config.storage)),
+            storage=_its_storage(folder, config.storage),
             directions=config.directions,
             load_if_exists=True,
             pruner=make_pruner(config.pruner),
@@ -148,15 +155,40 @@ def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna
     return study
 
 
+def _its_storage(folder: StudyFolder, configured: str | None) -> BaseStorage:
+    """Open the storage, unless the trials in the folder belong to another.
+
+    A new study would number its trials from 0 and take their directories' records for its own.
+    """
+    url, known = folder.storage_url(configured), folder.storage_url(None)
+    if not any(folder.trials.glob("*")):
+        return open_storage(url)
+    if _without_password(url) != _without_password(known):
+        raise UserError(
+            f"sweep.storage: study '{folder.name}' is kept in {_without_password(known)}; leave "
+            "sweep.storage out to go on with it, or give another study=NAME"
+        )
+    gone = folder.changed is None
+    storage = None if gone else open_storage(url)
+    if storage is None or folder.name not in optuna.get_all_study_names(storage):
+        raise UserError(
+            f"sweep.storage: {_without_password(url)} holds no study '{folder.name}', but "
+            f"{folder.trials} holds its trials; bring the storage back, or give another study=NAME"
+        )
+    return storage
+
+
 def _warm_start(
     study: optuna.Study, folder: StudyFolder, config: SweepConfig, space: Space
 ) -> None:
     """Add other studies' finished trials for the sampler; they are not trials of this study."""
     output_dir = folder.root.parent.parent
-    for name in config.warm_start:
-        other = load_study(output_dir, name)
+    # All before any is added: what is added is never added again.
+    others = {name: load_study(output_dir, name) for name in config.warm_start}
+    for name, other in others.items():
         if [d.name.lower() for d in other.directions] != config.directions:
             raise UserError(f"sweep.warm_start: study '{name}' has other directions")
+    for name, other in others.items():
         for trial in finished_trials(other):
             if not space.contains(trial.params):
                 continue
@@ -232,18 +264,34 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     ledger = Ledger(study)
     ledger.refresh()
     if ledger.best is None:
-        raise UserError(f"study '{study.study_name}': no trial is complete yet")
+        raise UserError(nothing_to_choose(study))
     return ledger.best
+
+
+def nothing_to_choose(study: optuna.Study) -> str:
+    """Why a study has no best trial, in words."""
+    complete = [t for t in finished_trials(study) if t.state == TrialState.COMPLETE]
+    if not complete:
+        return f"study '{study.study_name}': no trial is complete yet"
+    return (
+        f"study '{study.study_name}': every complete trial breaks a guard (evaluation.guards); "
+        "give --trial NUMBER, or run more trials"
+    )
+
+
+def kept_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that keep the guards, by number."""
+    return [
+        t
+        for t in finished_trials(study)
+        if t.state == TrialState.COMPLETE and not any(v > 0 for v in violations(t))
+    ]
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials that keep the guards and that no other such trial dominates."""
     signs = [1 if d == optuna.study.StudyDirection.MAXIMIZE else -1 for d in study.directions]
-    kept = [
-        t
-        for t in finished_trials(study)
-        if t.state == TrialState.COMPLETE and not any(v > 0 for v in violations(t))
-    ]
+    kept = kept_trials(study)
 
     def dominates(a: FrozenTrial, b: FrozenTrial) -> bool:
         pairs = [(s * x, s * y) for s, x, y in zip(signs, a.values, b.values, strict=True)]

@@ -73,7 +73,13 @@ class SubmititCluster:
 
     def start(self, job: ClusterJob) -> Any:
         """Hand a job in."""
-        return self._executor.submit(job)
+        from submitit.core.utils import FailedJobError
+
+        try:
+            return self._executor.submit(job)
+        except FailedJobError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"executor=submitit: the scheduler took no job: {reason}") from error
 
     def over(self, handle: Any) -> str | None:
         """The job's last state; None while it is queued, queued again, or running."""

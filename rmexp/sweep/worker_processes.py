@@ -99,6 +99,10 @@ class ProcessExecutor:
                 ended.append(_ended(running))
         return ended
 
+    def has_begun(self, number: int) -> bool:
+        """Always: nothing waits here."""
+        return True
+
     def cancel(self, number: int) -> None:
         """Kill a trial's worker and its ranks."""
         for running in self._running:

@@ -86,9 +86,16 @@ def _resolved_mode(mode: str) -> str:
 
 
 def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+    """Whether W&B knows a login, without asking for one as ``wandb.Api`` does on a terminal."""
+    from wandb.sdk.lib import wbauth
+
     try:
-        return bool(wandb.Api().api_key)
-    except Exception:  # wandb raises several kinds where there is no key; all mean offline.
+        found = wbauth.authenticate_session(
+            host=wandb.setup().settings.base_url,
+            source="rmexp",
+            prompt=False,
+            update_session=False,
+        )
+    except wandb.errors.Error:  # a key of a wrong form
         return False
+    return found is not None

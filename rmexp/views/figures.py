@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import optuna
 
+from rmexp.sweep.ledger import WARM_START
 from rmexp.views.study_view import StudyView, TrialView
 
 # Okabe and Ito's colours: told apart by colour-blind readers, on white and on black.
@@ -46,6 +48,7 @@ class Picture:
 
 def study_pictures(study: optuna.Study, view: StudyView) -> list[Picture]:
     """All pictures of a study, each with data or with the reason why not."""
+    study = _own_trials(study)
     pictures = [_history(study, view, i) for i in range(len(view.objectives))]
     if len(view.objectives) > 1:
         pictures.append(_front(study, view))
@@ -53,6 +56,18 @@ def study_pictures(study: optuna.Study, view: StudyView) -> list[Picture]:
     pictures += [plane(view, x, y) for x, y in PLANES]
     pictures.append(learning_curves(view))
     return pictures
+
+
+def _own_trials(study: optuna.Study) -> optuna.Study:
+    """The study as if a warm start had taken nothing from others, with the trials' own numbers."""
+    own = copy.copy(study)
+    get_trials = study.get_trials
+
+    def own_only(*args: Any, **kwargs: Any) -> list[optuna.trial.FrozenTrial]:
+        return [t for t in get_trials(*args, **kwargs) if WARM_START not in t.user_attrs]
+
+    own.get_trials = own_only
+    return own
 
 
 def plane(view: StudyView, x: str, y: str) -> Picture:

@@ -13,7 +13,7 @@ from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rmexp.errors import UserError
@@ -68,10 +68,11 @@ def make_app(output_dir: Path, *, token: str | None = None) -> App:
 
     Args:
         output_dir: the studies lie below it.
-        token: asked of every request where given, as ``?token=`` once and as a cookie from then.
+        token: asked of every request where given, as ``?token=`` once and as a cookie from then;
+            without one, only requests to a loopback address are answered.
     """
     app = _read_only(_Pages(output_dir))
-    return app if token is None else _with_token(app, token)
+    return _for_loopback(app) if token is None else _with_token(app, token)
 
 
 class _Pages:
@@ -225,6 +226,19 @@ def _with_token(app: App, token: str) -> App:
                 HTTPStatus.FORBIDDEN,
                 page("token", "<p>Open the address with its token.</p>"),
             )
+        return app(environ, start)
+
+    return guarded
+
+
+def _for_loopback(app: App) -> App:
+    """Refuse other names of this host: a website could point its own at it and read the pages."""
+
+    def guarded(environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        host = urlsplit(f"//{environ.get('HTTP_HOST', 'localhost')}").hostname or ""
+        if not _is_loopback(host):
+            text = page("refused", "<p>Open this page as http://127.0.0.1 or http://localhost.</p>")
+            return _answer(start, HTTPStatus.MISDIRECTED_REQUEST, text)
         return app(environ, start)
 
     return guarded

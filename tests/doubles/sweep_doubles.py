@@ -62,6 +62,9 @@ class FakeExecutor:
         result.write(job.directory)
         return [Ended(job)]
 
+    def has_begun(self, number: int) -> bool:
+        return True
+
     def cancel(self, number: int) -> None:
         self.cancelled.append(number)
 

@@ -181,3 +181,31 @@ def test_what_has_changed_since_the_search_is_refused_or_told(searched) -> None:
         study, folder, ScriptedExecutor(), top=1, seeds=2, on_drift="warn", on_event=events.append
     )
     assert any("torch was 0.4.1" in event for event in events)
+
+
+def test_trials_that_break_a_guard_are_not_confirmed(searched) -> None:
+    study, _ = searched
+    best = top_trials(study, 1)[0]
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=99.0,
+            params=best.params,
+            distributions=best.distributions,
+            user_attrs={"violations": [0.1]},
+        )
+    )
+    assert top_trials(study, 1)[0].number == best.number
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_a_study_with_nothing_to_confirm_says_why(directions: list[str]) -> None:
+    study = optuna.create_study(study_name="s", directions=directions)
+    with pytest.raises(UserError, match="no trial is complete yet"):
+        top_trials(study, 1)
+    values = [1.0] * len(directions)
+    study.add_trial(optuna.trial.create_trial(values=values, user_attrs={"warm_start": "other/0"}))
+    with pytest.raises(UserError, match="no trial is complete yet"):
+        top_trials(study, 1)
+    study.add_trial(optuna.trial.create_trial(values=values, user_attrs={"violations": [0.2]}))
+    with pytest.raises(UserError, match="every complete trial breaks a guard"):
+        top_trials(study, 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from sweep_doubles import SPACE, FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
@@ -187,9 +188,16 @@ def test_the_direction_of_a_study_cannot_change(tmp_path: Path) -> None:
         controller_of(tmp_path, FakeExecutor(), direction="minimize")
 
 
-def test_a_grid_over_an_interval_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="gamma is an interval"):
-        make_sampler(SamplerConfig(kind="grid"), SPACE, 0)
+@pytest.mark.parametrize("kind", ["tpe", "gp", "cmaes", "qmc"])
+def test_a_sampler_goes_on_where_it_begins_to_learn(kind: str) -> None:
+    """Some need packages that Optuna asks for only once they model two ranges or more."""
+    plane = {name: FloatDistribution(0.0, 1.0) for name in ("x", "y")}
+    config = SamplerConfig(kind=kind, startup_trials=2)
+    study = optuna.create_study(sampler=make_sampler(config, SPACE, 0))
+    for _ in range(6):
+        trial = study.ask(plane)
+        study.tell(trial, trial.params["x"] - trial.params["y"])
+    assert all(t.state == optuna.trial.TrialState.COMPLETE for t in study.trials)
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random", "cmaes", "qmc", "nsga2", "nsga3"])

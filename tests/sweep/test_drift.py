@@ -39,7 +39,10 @@ def _study() -> optuna.Study:
         ({"data": {"limit": 40, "split": {"train": 0.7}}}, {}, r"data\.limit was null, now 40"),
         ({"r": 3}, {}, r"r was 5, now 3"),
         ({}, {"r": "choice(1,3)"}, r"r was 5, now searched"),
-        ({}, {"gamma": "choice(0,2)"}, r"gamma was searched in \[0, 1\], now in \[0, 2\]"),
+        ({}, {"gamma": "choice(0,2)"}, r"searched in choice\(0, 1\), now in choice\(0, 2\)"),
+        ({}, {"epochs": "interval(1,4)"}, r"epochs was searched in whole numbers 1 to 3, now in"),
+        ({}, {"epochs": "tag(log,range(1,4))"}, r"now in whole numbers 1 to 3, on a log scale"),
+        ({}, {"epochs": "choice(1,2)"}, r"whole numbers 1 to 3, now in choice\(1, 2\)"),
     ],
 )
 def test_a_study_refuses_what_would_make_its_trials_incomparable(

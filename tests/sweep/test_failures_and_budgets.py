@@ -6,13 +6,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from sweep_doubles import FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
 from rmexp.reward.losses import NonFiniteError
 from rmexp.sweep.console import console, failures_table
 from rmexp.sweep.failures import failure_rows
-from rmexp.sweep.job import TrialJob
+from rmexp.sweep.job import Ended, TrialJob
 from rmexp.sweep.samplers import check_sampler, make_sampler
 from rmexp.sweep.schema import SamplerConfig
 from rmexp.sweep.space import Dimension, Space
@@ -219,21 +220,6 @@ def test_points_of_the_user_are_run_first_and_warm_start_teaches(tmp_path: Path)
     assert len(reopened.get_trials()) == 5
 
 
-def test_a_grid_ends_at_its_last_point(tmp_path: Path) -> None:
-    choices = optuna.distributions.CategoricalDistribution([0.1, 0.2, 0.3])
-    executor = FakeExecutor()
-    controller, study, _ = controller_of(
-        tmp_path,
-        executor,
-        Space((Dimension("gamma", choices),)),
-        trials=50,
-        sampler=SamplerConfig(kind="grid"),
-    )
-    controller.run()
-    assert sorted(j.config["gamma"] for j in executor.submitted) == [0.1, 0.2, 0.3]
-    assert states(study) == ["COMPLETE"] * 3
-
-
 def test_two_controllers_do_not_propose_the_same_points() -> None:
     distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
     space = Space((Dimension("gamma", distribution),))
@@ -296,3 +282,151 @@ def test_each_slot_has_gpus_of_its_own(tmp_path: Path) -> None:
 def test_more_gpus_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match=r"executor\.slots: 2 trials of trainer.devices=2"):
         ProcessExecutor(2, ranks=2, gpus=("0", "1", "2"))
+
+
+def test_a_point_that_cannot_be_composed_fails_alone(tmp_path: Path) -> None:
+    executor = FakeExecutor()
+    controller, study, _ = controller_of(tmp_path, executor, trials=4)
+    compose = controller.config_for
+    refused: list[float] = []
+
+    def config_for(values: dict) -> TrialConfig:
+        if not refused:
+            refused.append(values["gamma"])
+            raise UserError("gamma: not on this machine")
+        return compose(values)
+
+    controller.config_for = config_for
+    controller.run()
+    assert sorted(states(study)) == ["COMPLETE"] * 4 + ["FAIL"]
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    assert failed.user_attrs["failure"] == "user_error"
+    assert failed.user_attrs["reason"] == "gamma: not on this machine"
+    assert refused[0] not in [job.config["gamma"] for job in executor.submitted]
+
+
+def test_each_kind_of_failure_has_retries_of_its_own(tmp_path: Path) -> None:
+    fates = iter(["worker lost: killed", FloatingPointError("loss is nan"), 0.5])
+    kinds = {"lost_worker": 1, "other": 1}
+    executor = FakeExecutor(lambda job: next(fates), slots=1)
+    controller, study, _ = controller_of(tmp_path, executor, trials=1, retry=kinds)
+    controller.run()
+    assert states(study) == ["FAIL", "FAIL", "COMPLETE"]
+    assert len({job.config["gamma"] for job in executor.submitted}) == 1
+
+
+def test_a_retry_of_one_kind_is_not_endless(tmp_path: Path) -> None:
+    fates = iter(["worker lost: killed", "worker lost: killed", 0.5])
+    executor = FakeExecutor(lambda job: next(fates), slots=1)
+    controller, study, _ = controller_of(tmp_path, executor, trials=1, retry={"lost_worker": 1})
+    controller.run()
+    first, second, third = [job.config["gamma"] for job in executor.submitted]
+    assert first == second != third
+    assert states(study) == ["FAIL", "FAIL", "COMPLETE"]
+
+
+def test_points_enqueued_for_a_later_run_are_run_then(tmp_path: Path) -> None:
+    controller, _, _ = controller_of(tmp_path, FakeExecutor(), trials=1, enqueue=[{"gamma": 0.125}])
+    controller.run()
+    executor = FakeExecutor()
+    enqueue = [{"gamma": 0.25}, {"gamma": 0.125}]
+    controller, _, _ = controller_of(tmp_path, executor, trials=2, enqueue=enqueue)
+    controller.run()
+    assert [job.config["gamma"] for job in executor.submitted] == [0.25]
+
+
+def test_a_trials_time_counts_from_where_it_runs(tmp_path: Path) -> None:
+    """On a cluster a job may wait for hours before it begins."""
+
+    class Queued(FakeExecutor):
+        begun = False
+        looks = 0
+
+        def has_begun(self, number: int) -> bool:
+            return self.begun
+
+        def wait(self, on_report, timeout: float) -> list[Ended]:
+            self.looks += 1
+            time.sleep(0.02)
+            if self.cancelled:
+                return self.lose(self.cancelled[0])
+            if self.looks == 5:
+                assert not self.cancelled  # queued for longer than the limit
+                self.begun = True
+            return []
+
+    executor = Queued(slots=1)
+    controller, study, _ = controller_of(
+        tmp_path, executor, trials=1, trial_timeout=0.05, max_failures=0
+    )
+    with pytest.raises(UserError, match=r"trial_timeout=0\.05"):
+        controller.run()
+    assert study.get_trials()[0].user_attrs["failure"] == "time_out"
+    assert executor.looks > 5
+
+
+class Refusing(FakeExecutor):
+    """A scheduler that takes some jobs and not others, by the number asked for so far."""
+
+    def __init__(self, refuse: set[int], slots: int = 2) -> None:
+        super().__init__(slots=slots)
+        self.refuse, self.asked = refuse, 0
+
+    def submit(self, job: TrialJob) -> None:
+        self.asked += 1
+        if self.asked in self.refuse:
+            raise UserError("executor=submitit: the scheduler took no job: socket timed out")
+        super().submit(job)
+
+
+def test_a_job_that_is_not_taken_for_a_while_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmexp.sweep.controller._REFUSED_WAIT", 0.0)
+    executor = Refusing({2})
+    controller, study, _ = controller_of(tmp_path, executor, trials=3, max_failures=0)
+    controller.run()
+    finished = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
+    assert len(finished) == 3
+    (refused,) = study.get_trials(states=(TrialState.FAIL,))
+    assert refused.user_attrs["failure"] == "interrupted"
+    # Its point was run after all.
+    assert refused.params["gamma"] in [t.params["gamma"] for t in finished]
+
+
+def test_a_scheduler_that_takes_nothing_ends_the_sweep_in_one_line(tmp_path: Path) -> None:
+    controller, study, _ = controller_of(tmp_path, Refusing({1}), trials=2)
+    with pytest.raises(UserError, match="the scheduler took no job"):
+        controller.run()
+    assert study.get_trials()[0].user_attrs["withdrawn"]
+    again, study, _ = controller_of(tmp_path, FakeExecutor(), trials=2)
+    again.run()
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_warm_start_takes_all_or_nothing(tmp_path: Path) -> None:
+    controller_of(tmp_path, FakeExecutor(), trials=2, name="one")[0].run()
+    with pytest.raises(UserError, match="no study 'typo'"):
+        controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "typo"])
+    controller_of(tmp_path, FakeExecutor(), trials=1, name="two")[0].run()
+    _, study, _ = controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "two"])
+    assert len(study.get_trials()) == 3
+
+
+def test_another_storage_does_not_overwrite_a_studys_trials(tmp_path: Path) -> None:
+    controller_of(tmp_path, FakeExecutor(), trials=2)[0].run()
+    with pytest.raises(UserError, match=r"sweep\.storage: study 's' is kept in sqlite.*study\.db"):
+        controller_of(tmp_path, FakeExecutor(), trials=2, storage="journal")
+    again, study, _ = controller_of(tmp_path, FakeExecutor(), trials=3)
+    again.run()
+    assert states(study) == ["COMPLETE"] * 3
+
+
+def test_a_storage_that_is_gone_is_not_begun_anew_over_its_trials(tmp_path: Path) -> None:
+    controller, _, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
+    controller.run()
+    for path in controller.folder.root.glob("study.db*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"holds no study 's'.*trials"):
+        controller_of(tmp_path, FakeExecutor(), trials=1)
+    assert not controller.folder.database.exists()

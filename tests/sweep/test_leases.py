@@ -15,7 +15,7 @@ import pytest
 from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.leases import Observer, Registration, registered
-from rmexp.sweep.ledger import CONTROLLER, DIRECTORY, RETRY_OF, WITHDRAWN, Ledger, Point
+from rmexp.sweep.ledger import CONTROLLER, DIRECTORY, RETRY_OF, WITHDRAWN, Ledger, Point, params_key
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Dimension, Space
 from rmexp.sweep.study import StudyFolder, open_study
@@ -182,7 +182,7 @@ def test_a_trial_that_was_given_up_cannot_be_told(folder, config) -> None:
     assert observer.fail(observer.ledger.running[0], LOST, retries=1)
     assert not observer.fail(observer.ledger.trials[0], LOST, retries=1)
     observer.ledger.refresh()
-    point = observer.ledger.owed([])
+    point = observer.ledger.owed({})
     successor = observer.start(point)
     assert SPACE.suggest(successor) == trial.params
     assert successor.number == 1
@@ -211,12 +211,12 @@ def test_two_who_take_up_the_same_point_agree_on_the_first(folder, config) -> No
     one.fail(lost, LOST, retries=1)
     one.ledger.refresh()
     two.ledger.refresh()
-    point = two.ledger.owed([])
-    assert point == one.ledger.owed([])
+    point = two.ledger.owed({})
+    assert point == one.ledger.owed({})
     assert one.start(point) is not None
     # The second has not seen the first's claim when it decides to claim, and withdraws.
     assert two.start(point) is None
-    assert two.ledger.owed([]) is None
+    assert two.ledger.owed({}) is None
     retries = [t for t in one.study.get_trials() if RETRY_OF in t.user_attrs]
     assert [t.state.name for t in retries] == ["RUNNING", "FAIL"]
 
@@ -228,11 +228,11 @@ def test_a_withdrawn_retry_is_still_owed(folder, config) -> None:
     SPACE.suggest(second)
     one.fail(first, LOST, retries=1)
     one.ledger.refresh()
-    point = one.ledger.owed([])
+    point = one.ledger.owed({})
     other = _claims(folder, config, "two", target=2)
     assert other.start(None) is not None
     assert one.start(point) is None
-    assert one.ledger.owed([]) == point
+    assert one.ledger.owed({}) == point
 
 
 def test_a_point_is_run_again_once(folder, config) -> None:
@@ -244,15 +244,16 @@ def test_a_point_is_run_again_once(folder, config) -> None:
         claims.note(trial, {DIRECTORY: f"trials/{trial.number:04d}"})
         claims.fail(trial, LOST, retries=1)
         claims.ledger.refresh()
-        point = claims.ledger.owed([])
+        point = claims.ledger.owed({})
         assert (point is not None) == expected
 
 
 def test_points_of_the_user_come_first_and_once(folder, config) -> None:
     claims = _claims(folder, config, "one")
     points = [{"gamma": 0.25}, {"gamma": 0.75}]
+    listed = {params_key(point): point for point in points}
     got = []
-    while (point := claims.ledger.owed(points)) is not None:
+    while (point := claims.ledger.owed(listed)) is not None:
         trial = claims.start(point)
         got.append(SPACE.suggest(trial))
     assert got == points

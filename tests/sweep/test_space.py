@@ -8,8 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rmexp.errors import UserError
-from rmexp.sweep.samplers import make_sampler
-from rmexp.sweep.schema import SamplerConfig
+from rmexp.sweep.samplers import listed_points
+from rmexp.sweep.schema import SamplerConfig, SweepConfig
 from rmexp.sweep.space import Space, build_space, quoted
 
 
@@ -155,4 +155,4 @@ def test_enqueued_values_become_labels_or_are_refused() -> None:
 def test_a_grid_refuses_conditions_by_name() -> None:
     space = _space({**PEFT, "rank": {"when": "peft=lora", "space": "choice(4, 8)"}})
     with pytest.raises(UserError, match="cannot search a space with 'when'"):
-        make_sampler(SamplerConfig(kind="grid"), space, 0)
+        listed_points(SweepConfig(sampler=SamplerConfig(kind="grid")), space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def three(tmp_path: Path) -> Path:
             tmp_path, FakeExecutor(), name=name, trials=3, storage=storage
         )
         controller.run()
+        del controller
+        gc.collect()  # SQLite writes once more when its last connection closes
         for path in (tmp_path / "studies" / name).glob("*.*"):
             os.utime(path, (1e9 + age, 1e9 + age))
     return tmp_path

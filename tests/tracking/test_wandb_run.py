@@ -7,7 +7,7 @@ from wandb_files import run_of
 
 from rmexp.tracking import RunInfo
 from rmexp.tracking.tracker import flatten
-from rmexp.tracking.wandb_run import WandbTracker
+from rmexp.tracking.wandb_run import WandbTracker, _resolved_mode
 
 
 def _info(directory: Path, run_id: str) -> RunInfo:
@@ -83,3 +83,21 @@ def test_a_run_lies_where_this_process_stands(
 
 def test_a_nested_config_becomes_one_level() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": []}) == {"a.b.c": 1, "d": []}
+
+
+@pytest.mark.parametrize(("netrc", "mode"), [("", "offline"), ("machine {host}", "online")])
+def test_the_mode_follows_the_login_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, netrc: str, mode: str
+) -> None:
+    """On a terminal wandb would ask for a key, and a sweep would wait for the answer."""
+    import wandb
+
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    host = wandb.setup().settings.base_url.split("//")[1]
+    path = tmp_path / "netrc"
+    path.write_text(netrc.format(host=host) + (f" login user password {'k' * 40}" if netrc else ""))
+    monkeypatch.setenv("NETRC", str(path))
+    monkeypatch.setattr("wandb.sdk.lib.wbauth.auth.prompt", None, raising=False)
+    monkeypatch.setattr("sys.stdin", None)
+    assert _resolved_mode("auto") == mode

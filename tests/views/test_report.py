@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import TrialState
 from synthetic_study import SPACE, add_test_result, make_study
 
 from rmexp.cli import main
@@ -16,7 +17,9 @@ from rmexp.statistics import Interval
 from rmexp.sweep.confirm import Confirmation, ConfirmedTrial
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import TrialRecord, write_json
+from rmexp.views.figures import study_pictures
 from rmexp.views.report import study_report
+from rmexp.views.study_view import view_study
 
 
 def embedded(html: str, id: str) -> Any:
@@ -170,3 +173,22 @@ def test_the_command_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as stopped:
         main(["report", "synthetic", "--output-dir", str(tmp_path), "--out", "/nowhere/x.html"])
     assert stopped.value.code == 2
+
+
+def test_what_a_warm_start_took_from_others_is_in_no_picture(tmp_path: Path) -> None:
+    study, folder = make_study(tmp_path)
+    mine = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=99.0,
+            params=mine[0].params,
+            distributions=mine[0].distributions,
+            user_attrs={"warm_start": "other/0"},
+        )
+    )
+    pictures = {p.id: p.figure for p in study_pictures(study, view_study(study, folder))}
+    points, best = pictures["history"].data[:2]
+    assert list(points.x) == [t.number for t in mine]
+    assert max(best.y) == max(t.value for t in mine)
+    lines = [trace for trace in pictures["parallel"].data if trace.mode == "lines"]
+    assert len(lines) == len(mine)

@@ -193,3 +193,22 @@ def test_a_report_is_drawn_without_importing_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]:8080"])
+def test_loopback_is_answered_by_each_of_its_names(made, host: str) -> None:
+    assert request(made[2], "/", HTTP_HOST=host)[0] == "200 OK"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example"])
+def test_a_name_that_a_website_pointed_here_reads_nothing(made, host: str) -> None:
+    """DNS rebinding: the browser believes that these pages are the website's own."""
+    status, _, body = request(made[2], "/", HTTP_HOST=host)
+    assert status == "421 Misdirected Request"
+    assert b"synthetic" not in body
+
+
+def test_beyond_loopback_the_token_guards_and_any_name_is_right(made) -> None:
+    app = make_app(made[1].root.parent.parent, token="secret")
+    query = {"query": "token=secret", "HTTP_HOST": "gpu-box.example:8080"}
+    assert request(app, "/", **query)[0] != "421 Misdirected Request"
