@@ -187,7 +187,7 @@ class Classifier:
         with _INSTALL:
             frozen = list(layers_of(self.inner)[: self.frozen_layers])
             for layer in frozen:
-                if "forward" not in vars(layer):
+                if not hasattr(layer.forward, _SKIPS):
                     layer.forward = self._skippable(layer.forward, last=layer is frozen[-1])
 
     def _skippable(self, forward: Callable[..., Any], last: bool) -> Callable[..., Any]:
@@ -197,6 +197,7 @@ class Classifier:
                 return forward(hidden_states, *args, **kwargs)
             return given if last else hidden_states
 
+        setattr(run, _SKIPS, True)
         return run
 
     def _shares_exactly(self, layout: MaskLayout, begun: int) -> bool:
@@ -244,6 +245,7 @@ class Classifier:
 
 
 _INSTALL = threading.Lock()
+_SKIPS = "_rmexp_skips"
 
 
 def position_limit(config: Any) -> int | None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.classifier import Classifier, head_names, layers_of
+from rmexp.backbone.first_token import read_first_token_only
 from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.quantised import check_qlora, qlora_arguments
 from rmexp.backbone.quiet import quiet_transformers
@@ -128,6 +129,7 @@ def replica(classifier: Classifier, device: str) -> Classifier:
         # A copied closure would still compute with the original's weights.
         vars(module).pop("forward", None)
     _keep_head_in_float32(made)
+    read_first_token_only(made)
     return made
 
 
@@ -193,12 +195,12 @@ def hub_arguments(path: Path | str) -> dict[str, str]:
 
 def _ready(classifier: Classifier) -> None:
     _keep_head_in_float32(classifier)
-    if not classifier.autocast:
-        return
-    for module in classifier.model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            # Else peft copies every layer's input to float32, which autocast casts back.
-            module.cast_input_dtype_enabled = False
+    if classifier.autocast:
+        for module in classifier.model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                # Else peft copies every layer's input to float32, which autocast casts back.
+                module.cast_input_dtype_enabled = False
+    read_first_token_only(classifier)
 
 
 def _keep_head_in_float32(classifier: Classifier) -> None:

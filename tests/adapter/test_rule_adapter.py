@@ -112,7 +112,8 @@ def test_a_logit_does_not_depend_on_its_batch_nor_on_the_sides(adapter: RuleAdap
 def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None:
     pairs, _ = make_pairs(12)
     loaded = load_rule_adapter(folder, adapter.rules, ONE)
-    np.testing.assert_array_equal(loaded.logits(pairs), adapter.logits(pairs))
+    # Not to the last bit: weights that lie otherwise in memory are summed in another order.
+    np.testing.assert_allclose(loaded.logits(pairs), adapter.logits(pairs), atol=1e-6, rtol=1e-6)
     assert loaded.settings == adapter.settings == read_settings(folder)
     assert loaded.settings.gamma == float("inf")
     assert (folder / "model.safetensors").is_file()
