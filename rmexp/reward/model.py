@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rmexp.backbone.classifier import Classifier
+from rmexp.backbone.frozen import FrozenStates
 from rmexp.backbone.load import (
     adapter_folder,
     is_classifier,
@@ -32,6 +33,7 @@ from rmexp.backbone.sources import hub_name, resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
 from rmexp.backbone.tokens import text_key
 from rmexp.errors import UserError
+from rmexp.fingerprint import Fingerprint
 from rmexp.preferences.pair import Prompt, prompt_from_text
 from rmexp.reward.losses import NonFiniteError
 
@@ -52,6 +54,7 @@ class RewardModel:
         token_budget: tokens in one forward pass.
         progress: called with (texts scored, texts to score) while :meth:`score` runs.
         replicas: the same network on further devices, which score beside the first.
+        frozen: what its frozen layers give, where that is kept; see :meth:`keep_frozen_states`.
     """
 
     classifier: Classifier
@@ -60,12 +63,32 @@ class RewardModel:
     token_budget: int = 4096
     progress: Callable[[int, int], None] | None = None
     replicas: list[Classifier] = field(default_factory=list)
+    frozen: FrozenStates | None = None
 
     def spread(self, devices: Sequence[str]) -> RewardModel:
         """Move to the first device and copy to the others."""
         self.classifier.model.to(devices[0]).eval()
         self.replicas = [replica(self.classifier, device) for device in devices[1:]]
         return self
+
+    def keep_frozen_states(
+        self, peft: PeftOptions, weights: Fingerprint, cache_dir: Path, max_bytes: int
+    ) -> None:
+        """Score from what the frozen layers gave before, as training does.
+
+        Nothing happens where the model has none. The states hold for the weights that training
+        began from: the first text scored is run whole as well, and unequal scores end the use.
+
+        Args:
+            peft: how the model was trained.
+            weights: identity of the weights that training began from.
+            cache_dir: as training used it.
+            max_bytes: room on disk, 0 to keep nothing.
+        """
+        if peft.adapts or peft.kind == "full" or not max_bytes:
+            return
+        self.classifier.peft = peft
+        self.frozen = FrozenStates(self.classifier, weights, cache_dir, max_bytes)
 
     def score(
         self, prompts: Sequence[Prompt | str], responses: Sequence[str]
@@ -98,8 +121,9 @@ class RewardModel:
             families.setdefault(asked[i], []).append(place)
         with torch.inference_mode():
             budget = row_budget(tokens, self.token_budget, device.type)
+            states = self.frozen.states(tokens) if self.frozen and not self.replicas else None
             rows = self.classifier.rows(
-                tokens, list(families.values()), budget, share_beginning=True
+                tokens, list(families.values()), budget, states, share_beginning=states is None
             )
 
             def tell(done: int) -> None:

@@ -38,6 +38,8 @@ from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
 from rmexp.reward.progress import StepProgress
 from rmexp.reward.ranks import SameRun, rank_environment
 
+FROZEN_CACHE_BYTES = 4 << 30
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -83,7 +85,7 @@ def train_reward_model(
     precision: Precision = "32",
     token_budget: int = 512,
     share_prompts: bool = True,
-    frozen_cache_bytes: int = 4 << 30,
+    frozen_cache_bytes: int = FROZEN_CACHE_BYTES,
     threads: int | None = None,
     deterministic: bool = True,
     accelerator: str = "cpu",
@@ -263,7 +265,7 @@ def train_reward_model(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        reward = RewardModel(classifier, form, str(model))
+        reward = RewardModel(classifier, form, str(model), frozen=frozen)
         if begun is not None and strategy in ("auto", "ddp"):
             begun(reward)
         trainer.fit(

@@ -20,7 +20,7 @@ from rmexp.preferences import Pair, Splits, pairs_fingerprint
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
-from rmexp.reward.train import train_reward_model
+from rmexp.reward.train import FROZEN_CACHE_BYTES, train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import Tracker
 from rmexp.trial import assembly
@@ -71,6 +71,7 @@ class RunningTrial:
     report: dict[str, Any] = field(default_factory=dict)
     objectives: list[float] = field(default_factory=list)
     resume: bool = False
+    base: Fingerprint | None = None
 
     def measure(self, metrics: Mapping[str, float]) -> None:
         """Take the objectives from what is known."""
@@ -134,6 +135,10 @@ def evaluate(
     """Measure the saved model; the objective and the guards from what was measured."""
     scorer = load_reward_model(trial.directory / MODEL, device=scoring_device(trial.config))
     scorer.progress = trial.advance
+    config = trial.config
+    if trial.base is not None:
+        peft = PeftOptions(**config.peft.model_dump())
+        scorer.keep_frozen_states(peft, trial.base, Path(config.cache_dir), FROZEN_CACHE_BYTES)
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
@@ -276,6 +281,7 @@ def train(
         progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
+    trial.base = trained.base_fingerprint
     trial.identify("model", trained.base_fingerprint)
 
 

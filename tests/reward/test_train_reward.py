@@ -13,6 +13,7 @@ from rmexp.errors import UserError
 from rmexp.preferences.pair import Pair, prompt_from_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
+from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import TrainedModel, train_reward_model
 
@@ -301,3 +302,31 @@ def test_a_checkpoint_holds_only_what_is_trained(
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert all("lora_" in n or "score" in n for n in saved["state_dict"])
     assert saved["state_dict"]
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+def test_a_saved_model_scores_from_the_states_that_training_kept(
+    model: str, kind: str, tmp_path: Path, cache: Path
+):
+    peft = PeftOptions(kind=kind, last_k=1)
+    trained = run(tmp_path, cache, model, peft=peft, save=True, learning_rate=1e-2)
+    prompts = [p.prompt for p in held_out()] * 2
+    responses = [p.response_a for p in held_out()] + [p.response_b for p in held_out()]
+    assert trained.path is not None
+    plain = load_reward_model(trained.path).score(prompts, responses)
+    scorer = load_reward_model(trained.path)
+    scorer.keep_frozen_states(peft, trained.base_fingerprint, cache, 1 << 30)
+    assert scorer.score(prompts, responses) == pytest.approx(plain, abs=1e-6)
+    assert scorer.frozen is not None
+    assert scorer.frozen.reused > 0  # what was judged after each epoch
+
+    # Another model's states would be silently wrong: one text run whole tells.
+    stranger = load_reward_model(trained.path)
+    with torch.no_grad():
+        for name, weight in stranger.classifier.trunk.named_parameters():
+            if name.endswith("weight"):
+                weight.mul_(1.5)
+    expected = stranger.score(prompts, responses)
+    stranger.keep_frozen_states(peft, trained.base_fingerprint, cache, 1 << 30)
+    assert stranger.score(prompts, responses) == pytest.approx(expected, abs=1e-6)
