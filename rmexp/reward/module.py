@@ -117,7 +117,7 @@ class RewardModule(pl.LightningModule):
         self._trained_until = self._began
 
     def configure_model(self) -> None:
-        """Shard the model where the strategy is FSDP2."""
+        """Shard the model where the strategy is fsdp."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._is_sharded:
             shard(self.classifier, self.trainer.strategy.device_mesh["data_parallel"])
             self._is_sharded = True
