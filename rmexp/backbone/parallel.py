@@ -48,7 +48,11 @@ def parallel_scores(
         or threads == 1
         or len(rows) == 1
     ):
+        fewer = _fewer_than_another_rank(rows) if classifier.sharded else 0
         scores = _gathered(map(classifier.scores, rows), progress)
+        for _ in range(fewer):
+            # Each run gathers a sharded model's weights from all ranks, forward and backward.
+            scores[-1] = scores[-1] + 0 * classifier.scores(rows[0].first_token()).sum()
         return in_asked_order(rows, scores, count)
     if torch.is_grad_enabled():
         trained = [p for p in classifier.model.parameters() if p.requires_grad]
@@ -60,6 +64,13 @@ def parallel_scores(
             return classifier.scores(r)
 
     return in_asked_order(rows, _gathered(side_by_side(run, rows, threads), progress), count)
+
+
+def _fewer_than_another_rank(rows: Sequence[Rows]) -> int:
+    """How many rectangles fewer this rank has than the one with the most."""
+    most = torch.tensor(len(rows), device=rows[0].input_ids.device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most) - len(rows)
 
 
 def scores_on_devices(
