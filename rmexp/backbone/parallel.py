@@ -35,7 +35,8 @@ def parallel_scores(
     """Scores of all sequences in the asked order: float32 ``[count]``.
 
     On a CPU with several threads the rectangles run side by side, forward and backward. Gradients
-    are summed in the rectangles' order, so the same thread count gives the same bits.
+    are summed in the rectangles' order, so the same thread count gives the same bits. With dropout
+    they run one after the other: threads would draw from one generator in any order.
 
     ``progress`` is called with the sequences scored so far, where no gradients are asked for.
     """
@@ -45,6 +46,7 @@ def parallel_scores(
         device.type != "cpu"
         or classifier.sharded
         or classifier.compiled
+        or (classifier.peft.drops and torch.is_grad_enabled())
         or threads == 1
         or len(rows) == 1
     ):
