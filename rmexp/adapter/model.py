@@ -94,8 +94,8 @@ class RuleAdapter:
 
     def run(self, tokens: Sequence[Tokens], known: torch.Tensor, token_budget: int) -> torch.Tensor:
         """Logits of some trios, with gradients where they are on: float32 ``[pairs, rules]``."""
-        device = next(self.classifier.model.parameters()).device
-        rows = self.classifier.rows(tokens, None, row_budget(tokens, token_budget))
+        device = self.classifier.device
+        rows = self.classifier.rows(tokens, None, row_budget(tokens, token_budget, device.type))
         scores = parallel_scores(self.classifier, [r.to(device) for r in rows], len(tokens))
         return scores.reshape(known.shape) + known.to(device)
 

@@ -56,6 +56,12 @@ class Classifier:
         return getattr(self.inner, self.inner.base_model_prefix)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
     def pad_id(self) -> int:
         """The id that fills rows."""
         return int(self.tokenizer.pad_token_id)
@@ -162,7 +168,7 @@ class Classifier:
         return self._run_beginning(ids)
 
     def _run_beginning(self, ids: NDArray[np.int32]) -> Beginning:
-        device = next(self.trunk.parameters()).device
+        device = self.device
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             return run_beginning(self.trunk, ids)
 
@@ -211,7 +217,7 @@ class Classifier:
             Tokens(np.concatenate([begin, tail]), len(begin) + len(tail), False, 0, 0)
             for tail in tails
         ]
-        device = next(self.trunk.parameters()).device
+        device = self.device
         plain = [pad_rows(tokens, np.arange(len(tokens)), self.pad_id, True)]
 
         def ends(all_rows: list[Rows]) -> torch.Tensor:

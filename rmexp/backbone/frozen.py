@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,21 @@ class FrozenStates:
         self._read: set[str] = set()
         head_only = classifier.peft.kind == "head_only"
         self._read_one = head_only and (classifier.causal or self._reads_first_token())
-        device = next(classifier.trunk.parameters()).device.type
+        self._weights, self._cache_dir = weights, cache_dir
+
+    @cached_property
+    def _folder(self) -> Path:
+        """By the device of the first states: the model may be moved between this and those."""
         identity = fingerprint(
             "frozen",
-            weights=weights,
-            layers=classifier.frozen_layers,
+            weights=self._weights,
+            layers=self.classifier.frozen_layers,
             one=self._read_one,
-            autocast=classifier.autocast,
-            device=device,
+            autocast=self.classifier.autocast,
+            device=self.classifier.device.type,
             torch=str(torch.__version__),
         )
-        self._folder = cache_dir / _FOLDER / identity.short
+        return self._cache_dir / _FOLDER / identity.short
 
     def states(self, tokens: Sequence[Tokens]) -> list[torch.Tensor] | None:
         """States of each text, ``[tokens, width]`` (or ``[1, width]``), memory-mapped.
@@ -103,7 +108,7 @@ class FrozenStates:
 
     def _run_all(self, tokens: Sequence[Tokens]) -> list[torch.Tensor]:
         """States of texts, each run alone; on a CPU, as many at once as there are threads."""
-        device = next(self.classifier.trunk.parameters()).device
+        device = self.classifier.device
         layer = layers_of(self.classifier.inner)[self.classifier.frozen_layers - 1]
         local = threading.local()
 
@@ -132,7 +137,7 @@ class FrozenStates:
 
     def _is_exact(self, tokens: Tokens, states: torch.Tensor) -> bool:
         """Whether scores from cached states are those of the whole model, tried on one text."""
-        device = next(self.classifier.trunk.parameters()).device
+        device = self.classifier.device
         plain = self.classifier.rows([tokens], None, len(tokens.ids))
         cached = self.classifier.rows([tokens], None, len(tokens.ids), [states])
         with torch.inference_mode():

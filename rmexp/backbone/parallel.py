@@ -97,7 +97,7 @@ def scores_on_devices(
 
     def work(classifier: Classifier) -> None:
         nonlocal scored
-        device = next(classifier.model.parameters()).device
+        device = classifier.device
         with torch.inference_mode():
             while True:
                 try:

@@ -90,7 +90,7 @@ class RewardModel:
         tokens = self.template.encode(
             [asked[i] for i in distinct], [responses[i] for i in distinct]
         )
-        device = next(self.classifier.model.parameters()).device
+        device = self.classifier.device
         was_training = self.classifier.model.training
         self.classifier.model.eval()
         families: dict[Prompt, list[int]] = {}

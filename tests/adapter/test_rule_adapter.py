@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from word_pairs import OneForAll, WordCounter, make_pairs
 
 from rmexp.adapter.model import RuleAdapter, load_rule_adapter
 from rmexp.adapter.selector import AdapterSelector
 from rmexp.adapter.settings import read_settings
 from rmexp.adapter.train import AdapterTraining, fit_known, train_rule_adapter
+from rmexp.backbone.batching import Rows
+from rmexp.backbone.classifier import Classifier
 from rmexp.errors import UserError
 from rmexp.fingerprint import fingerprint
 from rmexp.labelling import SelectionContext
@@ -107,6 +110,24 @@ def test_a_logit_does_not_depend_on_its_batch_nor_on_the_sides(adapter: RuleAdap
     np.testing.assert_allclose(together, alone, atol=1e-5)
     swapped = [replace(p, response_a=p.response_b, response_b=p.response_a) for p in pairs]
     np.testing.assert_array_equal(together, adapter.logits(swapped))
+
+
+def test_an_accelerator_takes_the_whole_token_budget(
+    folder: Path, rules: RuleSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = load_rule_adapter(folder, rules, ONE)
+    pairs, _ = make_pairs(40)
+    rectangles = []
+
+    def scores(classifier: Classifier, rows: list[Rows], count: int) -> torch.Tensor:
+        rectangles.append(len(rows))
+        return torch.zeros(count, len(rules), device=classifier.device)
+
+    monkeypatch.setattr("rmexp.adapter.model.parallel_scores", scores)
+    for device in ("cpu", "meta"):  # meta: a device that is no CPU
+        adapter.classifier.model.to(device)
+        adapter.run(adapter.tokens(pairs), torch.zeros(40, len(rules)), 100_000)
+    assert rectangles[0] > rectangles[1] == 1
 
 
 def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None:
