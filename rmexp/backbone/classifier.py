@@ -93,6 +93,33 @@ class Classifier:
         """Whether rows that follow a beginning give the scores of whole ones."""
         return self.layout is not None and self._shares_exactly(self.layout, 4)
 
+    @cached_property
+    def _attends_ahead(self) -> bool:
+        """Whether tokens see what stands behind them: some decoders were made to (Gemma 3).
+
+        Tried on two short sequences that differ in their last token alone.
+        """
+        texts = [Tokens(np.array([1, 2, last], np.int32), 3, False, 0, 0) for last in (3, 4)]
+        rows = pad_rows(texts, np.arange(2), self.pad_id, causal=True)
+        before_last = replace(rows, column=rows.column - 1)
+        with self._tried():
+            first, second = self._ends(before_last.to(self.device)).float()
+        return bool((first - second).norm() > (0.02 if self.autocast else 1e-4) * first.norm())
+
+    @contextmanager
+    def _tried(self) -> Iterator[None]:
+        """Without gradients, and without dropout, which would also move the random state."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with (
+                torch.no_grad(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+            ):
+                yield
+        finally:
+            self.model.train(was_training)
+
     def rows(
         self,
         tokens: Sequence[Tokens],
@@ -127,8 +154,9 @@ class Classifier:
                 states=states,
                 beginning=self._beginning(tokens, families) if share_beginning else None,
             )
+        needs_no_mask = self.causal and not self._attends_ahead
         groups = length_groups([len(t.ids) for t in tokens], token_budget)
-        return [pad_rows(tokens, g, self.pad_id, self.causal, states) for g in groups]
+        return [pad_rows(tokens, g, self.pad_id, needs_no_mask, states) for g in groups]
 
     def scores(self, rows: Rows) -> torch.Tensor:
         """Scores of the sequences in the rows, in the rows' own order.
@@ -225,13 +253,8 @@ class Classifier:
             found = torch.cat([self._ends(r.to(device)) for r in all_rows]).float()
             return found[torch.from_numpy(np.argsort(order)).to(device)]
 
-        was_training = self.model.training
-        self.model.eval()  # dropout would make the two differ, and move the random state
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
-        ):
-            try:
+        try:
+            with self._tried():
                 shared = shared_rows(
                     tokens,
                     [[0, 1], [2, 3]],
@@ -241,10 +264,8 @@ class Classifier:
                     beginning=self._run_beginning(begin[:begun]) if begun else None,
                 )
                 expected, found = ends(plain), ends(shared)
-            except (TypeError, ValueError, RuntimeError, AttributeError):
-                return False
-            finally:
-                self.model.train(was_training)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            return False
         error = (expected - found).norm(dim=-1) / expected.norm(dim=-1)
         return bool(error.max() < (0.05 if self.autocast else 1e-3))
 

@@ -14,6 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.beginning import common_beginning
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.options import PeftOptions
@@ -118,6 +119,27 @@ def test_a_model_that_cannot_share_runs_plain(monkeypatch: pytest.MonkeyPatch):
     assert classifier.layout is None
     tokens, groups = families()
     assert all(r.position_ids is None for r in classifier.rows(tokens, groups, 100))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma3TextConfig(**SIZES, use_bidirectional_attention=True),
+        LlamaConfig(**SIZES, is_causal=False),
+    ],
+    ids=["gemma3", "llama"],
+)
+def test_a_decoder_that_attends_both_ways_sees_no_padding(config: Any):
+    classifier = classifier_of(config)
+    use_short_rows(classifier.model)
+    tokens, groups = families()
+    alone = parallel_scores(classifier, classifier.rows(tokens, None, 1), len(tokens)).detach()
+    assert alone.std() > 0.1
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            rows = classifier.rows(tokens, groups, 1000)
+            found = parallel_scores(classifier, rows, len(tokens))
+        assert found.detach() == pytest.approx(alone, abs=1e-5)
 
 
 def test_layers_of_other_kinds_do_not_share():
