@@ -153,7 +153,7 @@ def load_rule_adapter(
             "encoder; name that one, or train another adapter"
         )
     classifier = load_sequence_classifier(
-        folder, precision=precision, seed=0, peft=_FROZEN, labels=len(rules)
+        folder, precision=precision, seed=0, peft=_FROZEN, labels=len(rules), to_score=True
     )
     classifier.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return RuleAdapter(classifier, settings, rules, embedder)

@@ -233,7 +233,9 @@ def load_reward_model(
         classifier = _load_adapter(adapter, settings.get("base"), precision, cache)
     else:
         _refuse_bare_trunk(found)
-        classifier = load_sequence_classifier(found, precision=precision, seed=0, peft=_NOTHING)
+        classifier = load_sequence_classifier(
+            found, precision=precision, seed=0, peft=_NOTHING, to_score=True
+        )
     return RewardModel(
         classifier,
         TextTemplate(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from word_pairs import OneForAll, WordCounter, make_pairs
 
 from rmexp.adapter.model import RuleAdapter, load_rule_adapter
@@ -140,6 +142,17 @@ def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None
     assert not loaded.settings.unseen(pairs)
     with pytest.raises(UserError, match="exists already"):
         adapter.save(folder)
+
+
+def test_an_adapter_that_lost_its_head_is_refused(
+    folder: Path, rules: RuleSet, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "a")
+    path = tmp_path / "a" / "model.safetensors"
+    weights = {n: w for n, w in load_file(path).items() if n != "classifier.weight"}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 weights .*classifier\.weight"):
+        load_rule_adapter(tmp_path / "a", rules, ONE)
 
 
 @pytest.mark.parametrize("change", ["order", "sentence", "fewer"])
