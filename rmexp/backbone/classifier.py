@@ -18,6 +18,7 @@ from rmexp.backbone.batching import Rows, length_groups, pad_rows
 from rmexp.backbone.beginning import Beginning, common_beginning, run_beginning
 from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.packing import MaskLayout, shared_rows
+from rmexp.backbone.rope import fixed_length, forget_lengths
 from rmexp.backbone.text import Tokens
 from rmexp.errors import UserError
 
@@ -70,6 +71,14 @@ class Classifier:
     def longest(self) -> int | None:
         """The most tokens that the positions allow, None where there is no limit."""
         return position_limit(self.inner.config)
+
+    @cached_property
+    def _fixed_length(self) -> int | None:
+        return fixed_length(self.inner.config)
+
+    def runs_alone(self, length: int) -> bool:
+        """Whether a text has its own score only alone, and after no other's frequencies."""
+        return self._fixed_length is not None and length >= self._fixed_length
 
     @property
     def frozen_layers(self) -> int:
@@ -143,9 +152,15 @@ class Classifier:
             # Only what is read at one place is left to compute: a row of that one token.
             ends = [replace(t, ids=t.ids[:1], second_segment=1) for t in tokens]
             return [pad_rows(ends, np.arange(len(ends)), self.pad_id, self.causal, states)]
+        long = [i for i, t in enumerate(tokens) if self.runs_alone(len(t.ids))]
+        alone = [pad_rows(tokens, np.array([i]), self.pad_id, self.causal, states) for i in long]
         shared = families is not None and any(len(f) > 1 for f in families)
         if families is not None and shared and self.layout is not None:
-            return shared_rows(
+            if long:
+                apart = set(long)
+                left = [[i for i in family if i not in apart] for family in families]
+                families = [family for family in left if family]
+            return alone + shared_rows(
                 tokens,
                 families,
                 token_budget=token_budget,
@@ -155,14 +170,19 @@ class Classifier:
                 beginning=self._beginning(tokens, families) if share_beginning else None,
             )
         needs_no_mask = self.causal and not self._attends_ahead
-        groups = length_groups([len(t.ids) for t in tokens], token_budget)
-        return [pad_rows(tokens, g, self.pad_id, needs_no_mask, states) for g in groups]
+        others = np.setdiff1d(np.arange(len(tokens)), long)
+        groups = length_groups([len(tokens[i].ids) for i in others], token_budget)
+        return alone + [
+            pad_rows(tokens, others[g], self.pad_id, needs_no_mask, states) for g in groups
+        ]
 
     def scores(self, rows: Rows) -> torch.Tensor:
         """Scores of the sequences in the rows, in the rows' own order.
 
         float32 ``[sequences]``, or ``[sequences, labels]`` where the head has several logits.
         """
+        if self.runs_alone(rows.input_ids.shape[1]):
+            forget_lengths(self.trunk)
         with (
             torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=self.autocast),
             self._frozen_layers_give(rows.hidden),

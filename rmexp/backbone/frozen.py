@@ -131,7 +131,8 @@ class FrozenStates:
             if device.type != "cpu":
                 return [run(item) for item in tokens]
             # One thread a text, so the sums are the same bits at any thread count.
-            return list(side_by_side(run, tokens, torch.get_num_threads()))
+            alone = any(self.classifier.runs_alone(len(t.ids)) for t in tokens)
+            return list(side_by_side(run, tokens, 1 if alone else torch.get_num_threads()))
         finally:
             handle.remove()
 

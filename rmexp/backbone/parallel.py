@@ -49,6 +49,7 @@ def parallel_scores(
         or (classifier.peft.drops and torch.is_grad_enabled())
         or threads == 1
         or len(rows) == 1
+        or any(classifier.runs_alone(r.input_ids.shape[1]) for r in rows)
     ):
         fewer = _fewer_than_another_rank(rows) if classifier.sharded else 0
         scores = _gathered(map(classifier.scores, rows), progress)
