@@ -70,7 +70,6 @@ def test_the_config_is_shown_without_importing_anything_heavy(tmp_path: Path) ->
         (("train", "data=jsonl", "data.path=/nowhere.jsonl"), "/nowhere.jsonl"),
         (("train", "output_dir=/proc/nowhere"), "output_dir"),
         (("train", "cache_dir=/proc/nowhere"), "cache_dir"),
-        (("train", "trainer=fsdp", "trainer.accelerator=cpu"), "trainer.strategy"),
         (("train", "peft=qlora"), "peft.kind=qlora needs trainer.accelerator=gpu"),
         (("train", "peft=qlora", "trainer=gpu"), "bitsandbytes: pip install"),
         (("train", "-m", "gamma=1"), "sweep.space"),

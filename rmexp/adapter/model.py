@@ -94,8 +94,8 @@ class RuleAdapter:
 
     def run(self, tokens: Sequence[Tokens], known: torch.Tensor, token_budget: int) -> torch.Tensor:
         """Logits of some trios, with gradients where they are on: float32 ``[pairs, rules]``."""
-        device = next(self.classifier.model.parameters()).device
-        rows = self.classifier.rows(tokens, None, row_budget(tokens, token_budget))
+        device = self.classifier.device
+        rows = self.classifier.rows(tokens, None, row_budget(tokens, token_budget, device.type))
         scores = parallel_scores(self.classifier, [r.to(device) for r in rows], len(tokens))
         return scores.reshape(known.shape) + known.to(device)
 
@@ -153,7 +153,7 @@ def load_rule_adapter(
             "encoder; name that one, or train another adapter"
         )
     classifier = load_sequence_classifier(
-        folder, precision=precision, seed=0, peft=_FROZEN, labels=len(rules)
+        folder, precision=precision, seed=0, peft=_FROZEN, labels=len(rules), to_score=True
     )
     classifier.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return RuleAdapter(classifier, settings, rules, embedder)

@@ -20,7 +20,7 @@ def checkpoint_layers(classifier: Classifier) -> None:
             gradient_checkpointing_kwargs={
                 "use_reentrant": False,
                 # Without dropout a layer draws nothing: no random state to set back.
-                "preserve_rng_state": classifier.peft.dropout > 0,
+                "preserve_rng_state": classifier.peft.drops,
             }
         )
     except ValueError as error:

@@ -58,6 +58,22 @@ class Rows:
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
+    def first_token(self) -> Rows:
+        """The first row's first token as a rectangle, about the least that can be run."""
+
+        def cut(value: torch.Tensor | None) -> torch.Tensor | None:
+            return None if value is None else value[:1, :1]
+
+        return Rows(
+            input_ids=self.input_ids[:1, :1],
+            row=torch.zeros_like(self.row[:1]),
+            column=torch.zeros_like(self.column[:1]),
+            sequence=self.sequence[:1],
+            tokens=1,
+            token_type_ids=cut(self.token_type_ids),
+            hidden=cut(self.hidden),
+        )
+
 
 def length_groups(lengths: Sequence[int], token_budget: int) -> list[NDArray[np.int64]]:
     """Split sequences into groups of like length, longest first.

@@ -18,6 +18,7 @@ from rmexp.backbone.batching import Rows, length_groups, pad_rows
 from rmexp.backbone.beginning import Beginning, common_beginning, run_beginning
 from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.packing import MaskLayout, shared_rows
+from rmexp.backbone.rope import fixed_length, forget_lengths
 from rmexp.backbone.text import Tokens
 from rmexp.errors import UserError
 
@@ -56,6 +57,12 @@ class Classifier:
         return getattr(self.inner, self.inner.base_model_prefix)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
     def pad_id(self) -> int:
         """The id that fills rows."""
         return int(self.tokenizer.pad_token_id)
@@ -64,6 +71,14 @@ class Classifier:
     def longest(self) -> int | None:
         """The most tokens that the positions allow, None where there is no limit."""
         return position_limit(self.inner.config)
+
+    @cached_property
+    def _fixed_length(self) -> int | None:
+        return fixed_length(self.inner.config)
+
+    def runs_alone(self, length: int) -> bool:
+        """Whether a text has its own score only alone, and after no other's frequencies."""
+        return self._fixed_length is not None and length >= self._fixed_length
 
     @property
     def frozen_layers(self) -> int:
@@ -86,6 +101,33 @@ class Classifier:
     def _begins_exactly(self) -> bool:
         """Whether rows that follow a beginning give the scores of whole ones."""
         return self.layout is not None and self._shares_exactly(self.layout, 4)
+
+    @cached_property
+    def _attends_ahead(self) -> bool:
+        """Whether tokens see what stands behind them: some decoders were made to (Gemma 3).
+
+        Tried on two short sequences that differ in their last token alone.
+        """
+        texts = [Tokens(np.array([1, 2, last], np.int32), 3, False, 0, 0) for last in (3, 4)]
+        rows = pad_rows(texts, np.arange(2), self.pad_id, causal=True)
+        before_last = replace(rows, column=rows.column - 1)
+        with self._tried():
+            first, second = self._ends(before_last.to(self.device)).float()
+        return bool((first - second).norm() > (0.02 if self.autocast else 1e-4) * first.norm())
+
+    @contextmanager
+    def _tried(self) -> Iterator[None]:
+        """Without gradients, and without dropout, which would also move the random state."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with (
+                torch.no_grad(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+            ):
+                yield
+        finally:
+            self.model.train(was_training)
 
     def rows(
         self,
@@ -110,9 +152,15 @@ class Classifier:
             # Only what is read at one place is left to compute: a row of that one token.
             ends = [replace(t, ids=t.ids[:1], second_segment=1) for t in tokens]
             return [pad_rows(ends, np.arange(len(ends)), self.pad_id, self.causal, states)]
+        long = [i for i, t in enumerate(tokens) if self.runs_alone(len(t.ids))]
+        alone = [pad_rows(tokens, np.array([i]), self.pad_id, self.causal, states) for i in long]
         shared = families is not None and any(len(f) > 1 for f in families)
         if families is not None and shared and self.layout is not None:
-            return shared_rows(
+            if long:
+                apart = set(long)
+                left = [[i for i in family if i not in apart] for family in families]
+                families = [family for family in left if family]
+            return alone + shared_rows(
                 tokens,
                 families,
                 token_budget=token_budget,
@@ -121,14 +169,20 @@ class Classifier:
                 states=states,
                 beginning=self._beginning(tokens, families) if share_beginning else None,
             )
-        groups = length_groups([len(t.ids) for t in tokens], token_budget)
-        return [pad_rows(tokens, g, self.pad_id, self.causal, states) for g in groups]
+        needs_no_mask = self.causal and not self._attends_ahead
+        others = np.setdiff1d(np.arange(len(tokens)), long)
+        groups = length_groups([len(tokens[i].ids) for i in others], token_budget)
+        return alone + [
+            pad_rows(tokens, others[g], self.pad_id, needs_no_mask, states) for g in groups
+        ]
 
     def scores(self, rows: Rows) -> torch.Tensor:
         """Scores of the sequences in the rows, in the rows' own order.
 
         float32 ``[sequences]``, or ``[sequences, labels]`` where the head has several logits.
         """
+        if self.runs_alone(rows.input_ids.shape[1]):
+            forget_lengths(self.trunk)
         with (
             torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=self.autocast),
             self._frozen_layers_give(rows.hidden),
@@ -162,7 +216,7 @@ class Classifier:
         return self._run_beginning(ids)
 
     def _run_beginning(self, ids: NDArray[np.int32]) -> Beginning:
-        device = next(self.trunk.parameters()).device
+        device = self.device
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             return run_beginning(self.trunk, ids)
 
@@ -212,7 +266,7 @@ class Classifier:
             Tokens(np.concatenate([begin, tail]), len(begin) + len(tail), False, 0, 0)
             for tail in tails
         ]
-        device = next(self.trunk.parameters()).device
+        device = self.device
         plain = [pad_rows(tokens, np.arange(len(tokens)), self.pad_id, True)]
 
         def ends(all_rows: list[Rows]) -> torch.Tensor:
@@ -220,13 +274,8 @@ class Classifier:
             found = torch.cat([self._ends(r.to(device)) for r in all_rows]).float()
             return found[torch.from_numpy(np.argsort(order)).to(device)]
 
-        was_training = self.model.training
-        self.model.eval()  # dropout would make the two differ, and move the random state
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
-        ):
-            try:
+        try:
+            with self._tried():
                 shared = shared_rows(
                     tokens,
                     [[0, 1], [2, 3]],
@@ -236,10 +285,8 @@ class Classifier:
                     beginning=self._run_beginning(begin[:begun]) if begun else None,
                 )
                 expected, found = ends(plain), ends(shared)
-            except (TypeError, ValueError, RuntimeError, AttributeError):
-                return False
-            finally:
-                self.model.train(was_training)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            return False
         error = (expected - found).norm(dim=-1) / expected.norm(dim=-1)
         return bool(error.max() < (0.05 if self.autocast else 1e-3))
 

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,21 @@ class FrozenStates:
         self._exact: bool | None = None
         head_only = classifier.peft.kind == "head_only"
         self._read_one = head_only and (classifier.causal or self._reads_first_token())
-        device = next(classifier.trunk.parameters()).device.type
+        self._weights, self._cache_dir = weights, cache_dir
+
+    @cached_property
+    def _folder(self) -> Path:
+        """By the device of the first states: the model may be moved between this and those."""
         identity = fingerprint(
             "frozen",
-            weights=weights,
-            layers=classifier.frozen_layers,
+            weights=self._weights,
+            layers=self.classifier.frozen_layers,
             one=self._read_one,
-            autocast=classifier.autocast,
-            device=device,
+            autocast=self.classifier.autocast,
+            device=self.classifier.device.type,
             torch=str(torch.__version__),
         )
-        self._folder = cache_dir / _FOLDER / identity.short
+        return self._cache_dir / _FOLDER / identity.short
 
     def states(self, tokens: Sequence[Tokens]) -> list[torch.Tensor] | None:
         """States of each text, ``[tokens, width]`` (or ``[1, width]``), memory-mapped.
@@ -107,7 +112,7 @@ class FrozenStates:
 
     def _run_all(self, tokens: Sequence[Tokens]) -> list[torch.Tensor]:
         """States of texts, each run alone; on a CPU, as many at once as there are threads."""
-        device = next(self.classifier.trunk.parameters()).device
+        device = self.classifier.device
         layer = layers_of(self.classifier.inner)[self.classifier.frozen_layers - 1]
         local = threading.local()
 
@@ -130,13 +135,14 @@ class FrozenStates:
             if device.type != "cpu":
                 return [run(item) for item in tokens]
             # One thread a text, so the sums are the same bits at any thread count.
-            return list(side_by_side(run, tokens, torch.get_num_threads()))
+            alone = any(self.classifier.runs_alone(len(t.ids)) for t in tokens)
+            return list(side_by_side(run, tokens, 1 if alone else torch.get_num_threads()))
         finally:
             handle.remove()
 
     def _is_exact(self, tokens: Tokens, states: torch.Tensor) -> bool:
         """Whether scores from cached states are those of the whole model, tried on one text."""
-        device = next(self.classifier.trunk.parameters()).device
+        device = self.classifier.device
         plain = self.classifier.rows([tokens], None, len(tokens.ids))
         cached = self.classifier.rows([tokens], None, len(tokens.ids), [states])
         with torch.inference_mode():

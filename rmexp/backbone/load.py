@@ -28,6 +28,7 @@ def load_sequence_classifier(
     seed: int,
     peft: PeftOptions = PeftOptions(),  # noqa: B008 (frozen)
     labels: int = 1,
+    to_score: bool = False,
 ) -> Classifier:
     """Load a model with a head of one logit, or several, and say what of it is trained.
 
@@ -42,6 +43,7 @@ def load_sequence_classifier(
         seed: for the head and the adapters.
         peft: which weights are trained; the others are frozen.
         labels: logits of the head.
+        to_score: refuse a checkpoint without its head: nothing will train it.
 
     Raises:
         UserError: the model cannot be loaded, has another head, is quantised, or lacks weights.
@@ -50,11 +52,16 @@ def load_sequence_classifier(
     dtype = torch.bfloat16 if frozen_low else torch.float32
     if peft.kind == "qlora":
         check_qlora()
-    model, tokenizer = _load(path, dtype, seed, labels, quantise=peft.kind == "qlora")
+    model, tokenizer, drawn = _load(path, dtype, seed, labels, quantise=peft.kind == "qlora")
+    if to_score and drawn:
+        raise UserError(
+            f"{path} lacks {len(drawn)} weights behind its layers, first {drawn[0]}, so scores "
+            "would be random: train it first"
+        )
     classifier = Classifier(
         model, tokenizer, causal=hasattr(model, "score"), peft=peft, autocast=precision == "bf16"
     )
-    _choose_trained(classifier, seed)
+    _choose_trained(classifier, seed, drawn)
     for weight in classifier.model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -66,12 +73,13 @@ def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -
     """Load a saved adapter with its head on its base model, to score with.
 
     Raises:
-        UserError: the base cannot be loaded, or neither it nor the adapter holds a head.
+        UserError: the base cannot be loaded, or neither it nor the adapter holds the head, or the
+            pooler before it.
     """
     from peft import PeftModel, load_peft_weights
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    trunk, _ = _load(base, dtype, seed=0)
+    trunk, _, drawn = _load(base, dtype, seed=0)
     causal = hasattr(trunk, "score")
     tokenizer = load_tokenizer(path, int(trunk.config.get_text_config().vocab_size))
     with quiet_transformers(), _told_as_user_error(path):
@@ -79,11 +87,12 @@ def load_adapter(path: Path, base: Path | str, *, precision: Precision = "32") -
     loaded = Classifier(
         model, tokenizer, causal, PeftOptions(kind="lora"), autocast=precision == "bf16"
     )
-    held = {part for key in load_peft_weights(str(path), device="cpu") for part in key.split(".")}
-    if not held.intersection(head_names(loaded.inner)) and not is_classifier(base):
+    held = tuple(load_peft_weights(str(path), device="cpu"))
+    lacking = [name for name in drawn if not any(key.endswith(f".{name}") for key in held)]
+    if lacking:
         raise UserError(
-            f"{path}: neither the adapter nor its base {base} holds a score head, so scores would "
-            "be random; train with the head among peft's modules_to_save"
+            f"{path}: neither the adapter nor its base {base} holds {lacking[0]}, so scores would "
+            "be random; train with it among peft's modules_to_save"
         )
     _ready(loaded)
     return loaded
@@ -135,7 +144,8 @@ def replica(classifier: Classifier, device: str) -> Classifier:
 
 def _load(
     path: Path | str, dtype: torch.dtype, seed: int, labels: int = 1, quantise: bool = False
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, list[str]]:
+    """Model, tokenizer, and the names of weights drawn in place of ones that are not there."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     if (Path(path) / "adapter_config.json").is_file():
@@ -166,9 +176,9 @@ def _load(
                 output_loading_info=True,
                 **(qlora_arguments("score") if quantise else {}),
             )
-    _draw_missing_head(model, report["missing_keys"], seed, path)
+    drawn = _draw_missing_head(model, report["missing_keys"], seed, path)
     use_short_rows(model)
-    return model, tokenizer
+    return model, tokenizer, drawn
 
 
 # Weights are only ever read as safetensors.
@@ -223,7 +233,7 @@ def _in_float32(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
     return run
 
 
-def _choose_trained(classifier: Classifier, seed: int) -> None:
+def _choose_trained(classifier: Classifier, seed: int, drawn: Iterable[str]) -> None:
     options, model = classifier.peft, classifier.model
     if options.kind == "full":
         return
@@ -231,14 +241,17 @@ def _choose_trained(classifier: Classifier, seed: int) -> None:
         from peft import LoraConfig, TaskType, get_peft_model
 
         targets = options.targets
+        # Without this what was drawn would be random after loading (trl #578, peft #1070).
+        saved = head_names(model)
+        if any(".pooler." in name for name in drawn):
+            saved.append("pooler")
         config = LoraConfig(
             task_type=TaskType.SEQ_CLS,
             r=options.rank,
             lora_alpha=options.alpha,
             lora_dropout=options.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
-            # Without this the head would stay random after loading (trl #578, peft #1070).
-            modules_to_save=head_names(model),
+            modules_to_save=saved,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -267,7 +280,9 @@ def _behind_layers(model: Any) -> Iterable[nn.Module]:
         yield pooler
 
 
-def _draw_missing_head(model: Any, missing: Iterable[str], seed: int, path: Path | str) -> None:
+def _draw_missing_head(
+    model: Any, missing: Iterable[str], seed: int, path: Path | str
+) -> list[str]:
     behind = {id(p) for module in _behind_layers(model) for p in module.parameters()}
     parameters = dict(model.named_parameters())
     lacking = sorted(n for n in missing if n in parameters and id(parameters[n]) not in behind)
@@ -275,14 +290,16 @@ def _draw_missing_head(model: Any, missing: Iterable[str], seed: int, path: Path
         raise UserError(f"{path} lacks {len(lacking)} weights of its trunk, first {lacking[0]}")
     generator = torch.Generator().manual_seed(seed)
     spread = getattr(model.config.get_text_config(), "initializer_range", 0.02)
-    for name in sorted(n for n in missing if n in parameters):
+    drawn = sorted(n for n in missing if n in parameters)
+    for name in drawn:
         weight = parameters[name]
         with torch.no_grad():
             if weight.ndim < 2:
                 weight.zero_()
             else:
-                drawn = torch.empty(weight.shape).normal_(0.0, spread, generator=generator)
-                weight.copy_(drawn)
+                fresh = torch.empty(weight.shape).normal_(0.0, spread, generator=generator)
+                weight.copy_(fresh)
+    return drawn
 
 
 def _switch_dropout_off(config: Any) -> None:

@@ -48,3 +48,8 @@ class PeftOptions:
     def adapts(self) -> bool:
         """Whether adapters are trained on frozen weights."""
         return self.kind in ("lora", "qlora")
+
+    @property
+    def drops(self) -> bool:
+        """Whether training draws random numbers."""
+        return self.adapts and self.dropout > 0

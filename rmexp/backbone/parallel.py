@@ -35,7 +35,8 @@ def parallel_scores(
     """Scores of all sequences in the asked order: float32 ``[count]``.
 
     On a CPU with several threads the rectangles run side by side, forward and backward. Gradients
-    are summed in the rectangles' order, so the same thread count gives the same bits.
+    are summed in the rectangles' order, so the same thread count gives the same bits. With dropout
+    they run one after the other: threads would draw from one generator in any order.
 
     ``progress`` is called with the sequences scored so far, where no gradients are asked for.
     """
@@ -45,10 +46,16 @@ def parallel_scores(
         device.type != "cpu"
         or classifier.sharded
         or classifier.compiled
+        or (classifier.peft.drops and torch.is_grad_enabled())
         or threads == 1
         or len(rows) == 1
+        or any(classifier.runs_alone(r.input_ids.shape[1]) for r in rows)
     ):
+        fewer = _fewer_than_another_rank(rows) if classifier.sharded else 0
         scores = _gathered(map(classifier.scores, rows), progress)
+        for _ in range(fewer):
+            # Each run gathers a sharded model's weights from all ranks, forward and backward.
+            scores[-1] = scores[-1] + 0 * classifier.scores(rows[0].first_token()).sum()
         return in_asked_order(rows, scores, count)
     if torch.is_grad_enabled():
         trained = [p for p in classifier.model.parameters() if p.requires_grad]
@@ -60,6 +67,13 @@ def parallel_scores(
             return classifier.scores(r)
 
     return in_asked_order(rows, _gathered(side_by_side(run, rows, threads), progress), count)
+
+
+def _fewer_than_another_rank(rows: Sequence[Rows]) -> int:
+    """How many rectangles fewer this rank has than the one with the most."""
+    most = torch.tensor(len(rows), device=rows[0].input_ids.device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most) - len(rows)
 
 
 def scores_on_devices(
@@ -84,7 +98,7 @@ def scores_on_devices(
 
     def work(classifier: Classifier) -> None:
         nonlocal scored
-        device = next(classifier.model.parameters()).device
+        device = classifier.device
         with torch.inference_mode():
             while True:
                 try:

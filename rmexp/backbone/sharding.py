@@ -16,7 +16,6 @@ StrategyName = Literal["auto", "ddp", "fsdp", "fsdp2"]
 
 def strategy_of(
     name: StrategyName,
-    classifier: Classifier,
     *,
     accelerator: str,
     devices: int,
@@ -26,15 +25,15 @@ def strategy_of(
     """Lightning's strategy.
 
     Args:
-        name: ``fsdp2`` (ModelParallelStrategy) also runs on CPU processes; ``fsdp`` does not.
-        classifier: whose layers are the units of sharding.
+        name: ``fsdp`` and ``fsdp2`` are one: Lightning's FSDPStrategy (FSDP1) clips each shard by
+            its own norm and flattens what it shards into vectors without names.
         accelerator: cpu, gpu or mps.
         devices: on each node.
         nodes: how many machines.
-        sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp2).
+        sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp).
 
     Raises:
-        UserError: the strategy does not fit the accelerator.
+        UserError: there is no such strategy.
     """
     if name == "auto":
         return "auto"
@@ -42,17 +41,7 @@ def strategy_of(
         from pytorch_lightning.strategies import DDPStrategy
 
         return DDPStrategy(process_group_backend="gloo" if accelerator == "cpu" else None)
-    if name == "fsdp":
-        from pytorch_lightning.strategies import FSDPStrategy
-
-        if accelerator != "gpu":
-            raise UserError("trainer.strategy=fsdp needs GPUs: use fsdp2, which also runs on CPUs")
-        return FSDPStrategy(
-            auto_wrap_policy={type(layers_of(classifier.inner)[0])},
-            use_orig_params=True,
-            state_dict_type="full",
-        )
-    if name == "fsdp2":
+    if name in ("fsdp", "fsdp2"):
         # Lightning's "auto" would put tensor parallelism inside the node.
         return _partial_checkpoints()(
             data_parallel_size=devices * nodes,

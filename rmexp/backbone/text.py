@@ -7,8 +7,10 @@ closing of a turn) is never cut.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +22,8 @@ from rmexp.preferences.pair import Prompt, prompt_text
 
 TemplateName = Literal["auto", "chat", "plain", "pair"]
 _MARK = "@@rmexp-response@@"
-# Llama 3.2's template prints today's date unless told one: texts must not change overnight.
-_TEMPLATE_DATE = "26 Jul 2024"
+_DATE = datetime(2024, 7, 26)
+_ASKS_DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,18 @@ def common_prefix(sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> int
     return max(min(shared, shortest - 1), 0)
 
 
+def fixed_date(tokenizer: Any) -> dict[str, str]:
+    """What ``apply_chat_template`` is given so that no text changes overnight.
+
+    Templates print today's date where they are given none (Llama 3.2) or by asking for it
+    (SmolLM3), which transformers lets no argument answer.
+    """
+    template = _ASKS_DATE.sub(
+        lambda asked: repr(_DATE.strftime(asked[2])), tokenizer.get_chat_template()
+    )
+    return {"date_string": f"{_DATE:%d %b %Y}", "chat_template": template}
+
+
 class TextTemplate:
     """How one (prompt, response) becomes tokens, fixed by tokenizer, form and length.
 
@@ -93,6 +107,7 @@ class TextTemplate:
         self.max_length = max_length
         self.causal = causal
         self.has_types = "token_type_ids" in tokenizer.model_input_names and not causal
+        self._date = fixed_date(tokenizer) if name == "chat" else {}
         self._tail = self._chat_tail() if name == "chat" else ""
 
     @property
@@ -107,7 +122,7 @@ class TextTemplate:
             types=self.has_types,
             tokenizer=fingerprint("tokenizer", backend=_stable_backend(backend.to_str())),
             chat_template=str(self.tokenizer.chat_template) if self.name == "chat" else "",
-            date=_TEMPLATE_DATE,
+            date=str(_DATE),
         )
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Tokens]:
@@ -195,9 +210,7 @@ class TextTemplate:
         messages = [{"role": m.role, "content": m.content} for m in prompt]
         messages.append({"role": "assistant", "content": response})
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, date_string=_TEMPLATE_DATE
-            )
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **self._date)
         except Exception as error:  # jinja's errors: templates refuse roles by raising
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmexp.backbone.text import fixed_date
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences import Prompt, prompt_text
@@ -39,8 +40,6 @@ _RULE = "\n\nRule: "
 # the odds of all three, that would lose the rating.
 _CUE = "\n\nAnswer (one word, Yes, No or Irrelevant):"
 _MARK = "@@rmexp-question@@"
-# Llama 3.2's template prints today's date unless told one: texts must not change overnight.
-_TEMPLATE_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ class YesNoTemplate:
             [{"role": "user", "content": _MARK}],
             tokenize=False,
             add_generation_prompt=True,
-            date_string=_TEMPLATE_DATE,
             enable_thinking=False,
+            **fixed_date(tokenizer),
         )
         before, _, self._after = rendered.partition(_MARK)
         self._before = self._ids(before + INSTRUCTIONS + _CONVERSATION)

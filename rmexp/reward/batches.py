@@ -195,11 +195,10 @@ class PairDataset:
         if self.states is not None:
             states = [self.states[i] for i in (*where, *(where + count))]
         families = [[i, len(where) + i] for i in range(len(where))] if self.share_prompts else None
+        budget = row_budget(tokens, self.token_budget, self.classifier.device.type)
         weight = np.ones(len(where)) if pairs.weight is None else np.asarray(pairs.weight)[where]
         return PairBatch(
-            rows=self.classifier.rows(
-                tokens, families, row_budget(tokens, self.token_budget), states
-            ),
+            rows=self.classifier.rows(tokens, families, budget, states),
             index=batch.index,
             margin=_column(pairs.margin, where),
             target=_column(pairs.target, where),

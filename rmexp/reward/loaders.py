@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.frozen import FrozenStates
@@ -75,19 +76,29 @@ class PairLoaders(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        self.classifier, self.frozen = classifier, frozen
         self.batch_pairs, self.shuffle, self.seed = batch_pairs, shuffle, seed
 
         def dataset(pairs: TokenisedPairs) -> PairDataset:
             return PairDataset(
-                pairs,
-                classifier,
-                token_budget=token_budget,
-                share_prompts=share_prompts,
-                states=frozen.states([*pairs.chosen, *pairs.rejected]) if frozen else None,
+                pairs, classifier, token_budget=token_budget, share_prompts=share_prompts
             )
 
         self._train = dataset(data)
         self._validation = dataset(checked) if checked else None
+
+    def setup(self, stage: str) -> None:
+        """Find or compute the frozen states, on the rank's own device."""
+        if self.frozen is None:
+            return
+        assert self.trainer is not None
+        strategy = self.trainer.strategy
+        # A model to be sharded may not fit on one device: it stays where it was loaded.
+        if not isinstance(strategy, ModelParallelStrategy):
+            self.classifier.model.to(strategy.root_device)
+        for dataset in filter(None, (self._train, self._validation)):
+            pairs = dataset.data
+            dataset.states = self.frozen.states([*pairs.chosen, *pairs.rejected])
 
     def _loader(self, dataset: PairDataset, shuffle: bool, batch_pairs: int) -> PairLoader:
         assert self.trainer is not None

@@ -113,7 +113,7 @@ class RewardModel:
         tokens = self.template.encode(
             [asked[i] for i in distinct], [responses[i] for i in distinct]
         )
-        device = next(self.classifier.model.parameters()).device
+        device = self.classifier.device
         was_training = self.classifier.model.training
         self.classifier.model.eval()
         families: dict[Prompt, list[int]] = {}
@@ -257,7 +257,9 @@ def load_reward_model(
         classifier = _load_adapter(adapter, settings.get("base"), precision, cache)
     else:
         _refuse_bare_trunk(found)
-        classifier = load_sequence_classifier(found, precision=precision, seed=0, peft=_NOTHING)
+        classifier = load_sequence_classifier(
+            found, precision=precision, seed=0, peft=_NOTHING, to_score=True
+        )
     return RewardModel(
         classifier,
         TextTemplate(

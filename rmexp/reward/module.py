@@ -34,13 +34,14 @@ class PairOutcomes:
         """Add a batch: columns of float32 ``[pairs]``, rows with index -1 are filling."""
         real = index >= 0
         self.index.append(index[real])
-        table = torch.stack([c.detach().float() for c in columns], dim=1)
-        self.values.append(table[torch.from_numpy(real).to(table.device)])
+        # On the CPU, where a checkpoint's are: torch.cat takes no two devices.
+        table = torch.stack([c.detach().float() for c in columns], dim=1).cpu()
+        self.values.append(table[torch.from_numpy(real)])
 
     def gather(self, strategy: Any) -> tuple[np.ndarray, np.ndarray]:
         """Over all ranks, each pair once: int64 ``[pairs]`` and float64 ``[pairs, columns]``."""
         index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
-        values = torch.cat(self.values).cpu().double().numpy() if self.values else np.zeros((0, 3))
+        values = torch.cat(self.values).double().numpy() if self.values else np.zeros((0, 3))
         if strategy.world_size > 1:
             everyone: list[Any] = [None] * strategy.world_size
             torch.distributed.all_gather_object(everyone, (index, values))
@@ -117,7 +118,7 @@ class RewardModule(pl.LightningModule):
         self._trained_until = self._began
 
     def configure_model(self) -> None:
-        """Shard the model where the strategy is FSDP2."""
+        """Shard the model where the strategy is fsdp."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self._is_sharded:
             shard(self.classifier, self.trainer.strategy.device_mesh["data_parallel"])
             self._is_sharded = True

@@ -137,14 +137,14 @@ def train_reward_model(
         deterministic: ask for deterministic kernels on a GPU too (the CPU's always are).
         accelerator: cpu, gpu or mps.
         devices: processes on each node, one a device.
-        strategy: auto (one device), ddp, fsdp or fsdp2.
+        strategy: auto (one device), ddp, or fsdp (fsdp2 is another name for it).
         nodes: machines, under torchrun or SLURM.
         report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
         begun: called before the first step with the model that is trained, which a report may
             score with; not called for a sharded one, which takes every rank to score.
         resume: go on from the last checkpoint in the directory, where there is one.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
-        sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp2), so that no
+        sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp), so that no
             rank ever holds the whole; ``rmexp export`` puts the parts together.
         gradient_checkpointing: run each layer again in the backward pass, instead of keeping what
             it computed: less memory, about a third more time, the same losses.
@@ -247,7 +247,6 @@ def train_reward_model(
             num_nodes=nodes,
             strategy=strategy_of(
                 strategy,
-                classifier,
                 accelerator=accelerator,
                 devices=devices,
                 nodes=nodes,

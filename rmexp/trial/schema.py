@@ -177,7 +177,11 @@ class TrainerConfig(Section):
 
     accelerator: Literal["cpu", "gpu", "mps"] = "cpu"
     devices: int = Field(1, ge=1, description="processes, one a device")
-    strategy: Literal["auto", "ddp", "fsdp", "fsdp2"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp", "fsdp2"] = Field(
+        "auto",
+        description="auto: one device; ddp: a whole model on each; fsdp or fsdp2: one model "
+        "sharded over all by PyTorch's fully_shard",
+    )
     precision: Literal["32", "bf16"] = "32"
     batch_pairs: int = Field(16, ge=1, description="pairs in an optimiser step, over all devices")
     warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
@@ -192,19 +196,15 @@ class TrainerConfig(Section):
     )
     compile: bool = Field(False, description="torch.compile the layers; a slow start")
     sharded_checkpoints: bool = Field(
-        False, description="each rank writes its own part of a checkpoint (strategy=fsdp2)"
+        False, description="each rank writes its own part of a checkpoint (strategy=fsdp)"
     )
 
     @model_validator(mode="after")
     def _strategy_fits(self) -> TrainerConfig:
-        if self.accelerator != "gpu" and self.strategy == "fsdp":
-            raise ValueError(
-                "trainer.strategy=fsdp needs trainer.accelerator=gpu; use fsdp2 on CPU"
-            )
         if self.devices > 1 and self.strategy == "auto":
-            raise ValueError("trainer.devices above 1 needs trainer.strategy=ddp, fsdp or fsdp2")
-        if self.sharded_checkpoints and self.strategy != "fsdp2":
-            raise ValueError("trainer.sharded_checkpoints needs trainer.strategy=fsdp2")
+            raise ValueError("trainer.devices above 1 needs trainer.strategy=ddp or fsdp")
+        if self.sharded_checkpoints and self.strategy not in ("fsdp", "fsdp2"):
+            raise ValueError("trainer.sharded_checkpoints needs trainer.strategy=fsdp")
         return self
 
 

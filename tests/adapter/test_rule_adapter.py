@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from word_pairs import OneForAll, WordCounter, make_pairs
 
 from rmexp.adapter.model import RuleAdapter, load_rule_adapter
 from rmexp.adapter.selector import AdapterSelector
 from rmexp.adapter.settings import read_settings
 from rmexp.adapter.train import AdapterTraining, fit_known, train_rule_adapter
+from rmexp.backbone.batching import Rows
+from rmexp.backbone.classifier import Classifier
 from rmexp.errors import UserError
 from rmexp.fingerprint import fingerprint
 from rmexp.labelling import SelectionContext
@@ -109,6 +114,24 @@ def test_a_logit_does_not_depend_on_its_batch_nor_on_the_sides(adapter: RuleAdap
     np.testing.assert_array_equal(together, adapter.logits(swapped))
 
 
+def test_an_accelerator_takes_the_whole_token_budget(
+    folder: Path, rules: RuleSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = load_rule_adapter(folder, rules, ONE)
+    pairs, _ = make_pairs(40)
+    rectangles = []
+
+    def scores(classifier: Classifier, rows: list[Rows], count: int) -> torch.Tensor:
+        rectangles.append(len(rows))
+        return torch.zeros(count, len(rules), device=classifier.device)
+
+    monkeypatch.setattr("rmexp.adapter.model.parallel_scores", scores)
+    for device in ("cpu", "meta"):  # meta: a device that is no CPU
+        adapter.classifier.model.to(device)
+        adapter.run(adapter.tokens(pairs), torch.zeros(40, len(rules)), 100_000)
+    assert rectangles[0] > rectangles[1] == 1
+
+
 def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None:
     pairs, _ = make_pairs(12)
     loaded = load_rule_adapter(folder, adapter.rules, ONE)
@@ -120,6 +143,17 @@ def test_a_saved_adapter_is_the_same(adapter: RuleAdapter, folder: Path) -> None
     assert not loaded.settings.unseen(pairs)
     with pytest.raises(UserError, match="exists already"):
         adapter.save(folder)
+
+
+def test_an_adapter_that_lost_its_head_is_refused(
+    folder: Path, rules: RuleSet, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "a")
+    path = tmp_path / "a" / "model.safetensors"
+    weights = {n: w for n, w in load_file(path).items() if n != "classifier.weight"}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 weights .*classifier\.weight"):
+        load_rule_adapter(tmp_path / "a", rules, ONE)
 
 
 @pytest.mark.parametrize("change", ["order", "sentence", "fewer"])

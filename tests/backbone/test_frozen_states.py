@@ -60,6 +60,13 @@ def test_scores_and_gradients_equal_uncached(
         assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_states_of_a_model_that_was_moved_are_kept_apart(tiny: Path, tmp_path: Path):
+    _, stayed = make(tiny, "last_k", tmp_path)
+    classifier, moved = make(tiny, "last_k", tmp_path)
+    classifier.model.to("meta")
+    assert moved._folder != stayed._folder
+
+
 def test_frozen_layers_do_not_run_again(tiny: Path, tmp_path: Path):
     classifier, frozen = make(tiny, "last_k", tmp_path)
     tokens = tokens_of(classifier)

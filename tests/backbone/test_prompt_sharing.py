@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.beginning import common_beginning
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.options import PeftOptions
@@ -118,6 +120,59 @@ def test_a_model_that_cannot_share_runs_plain(monkeypatch: pytest.MonkeyPatch):
     assert classifier.layout is None
     tokens, groups = families()
     assert all(r.position_ids is None for r in classifier.rows(tokens, groups, 100))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_frequencies_that_follow_the_length_follow_each_texts_own(kind: str, gradients: bool):
+    """Beyond 16 tokens, which some of the texts have and some have not."""
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+        rope["original_max_position_embeddings"] = 16
+    longest = 64 if kind == "longrope" else 16
+    config = LlamaConfig(**SIZES, max_position_embeddings=longest, rope_parameters=rope)
+    classifier = classifier_of(config)
+    untouched = copy.deepcopy(classifier.model)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for tokens, groups in (families(), begun_families()):
+            alone = [
+                copy.deepcopy(untouched)(input_ids=torch.tensor(t.ids[None].astype(int))).logits
+                for t in tokens
+            ]
+            expected = torch.cat(alone)[:, 0].detach()
+            for families_of, budget in ((None, 1000), (groups, 16), (groups, 1000)):
+                with torch.set_grad_enabled(gradients):
+                    rows = classifier.rows(
+                        tokens, families_of, budget, share_beginning=not gradients
+                    )
+                    found = parallel_scores(classifier, rows, len(tokens))
+                assert found.detach() == pytest.approx(expected, abs=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma3TextConfig(**SIZES, use_bidirectional_attention=True),
+        LlamaConfig(**SIZES, is_causal=False),
+    ],
+    ids=["gemma3", "llama"],
+)
+def test_a_decoder_that_attends_both_ways_sees_no_padding(config: Any):
+    classifier = classifier_of(config)
+    use_short_rows(classifier.model)
+    tokens, groups = families()
+    alone = parallel_scores(classifier, classifier.rows(tokens, None, 1), len(tokens)).detach()
+    assert alone.std() > 0.1
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            rows = classifier.rows(tokens, groups, 1000)
+            found = parallel_scores(classifier, rows, len(tokens))
+        assert found.detach() == pytest.approx(alone, abs=1e-5)
 
 
 def test_layers_of_other_kinds_do_not_share():

@@ -59,6 +59,22 @@ def test_side_by_side_is_one_after_the_other(
     assert all(torch.equal(a, b) for a, b in zip(given, repeated, strict=True))
 
 
+def test_dropout_is_drawn_in_the_rectangles_order(tiny: Path, threads: Any):
+    options = PeftOptions(kind="lora", dropout=0.3)
+    classifier = load_sequence_classifier(tiny, seed=1, peft=options)
+    for name, weight in classifier.model.named_parameters():
+        if "lora_B" in name:  # adapters start at zero, where dropout changes nothing
+            torch.nn.init.normal_(weight, std=0.1)
+    classifier.model.train()
+    found = []
+    for count in (1, 3, 3):
+        threads(count)
+        torch.manual_seed(0)
+        found.append(run(classifier)[0])
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert torch.equal(found[1], found[2])
+
+
 def test_it_uses_threads_and_leaves_the_callers_count(
     tiny: Path, threads: Any, monkeypatch: pytest.MonkeyPatch
 ):

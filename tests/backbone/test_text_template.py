@@ -94,12 +94,18 @@ def test_a_template_that_rewrites_the_response_is_followed(tiny: Path):
     assert tokenizer.decode(item.ids).endswith("<shown>")
 
 
-def test_the_date_does_not_move_texts(tiny: Path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.chat_template = (
+@pytest.mark.parametrize(
+    "date",
+    [
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-        "{% endif %}{{ date_string }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    )
+        "{% endif %}{{ date_string }}",
+        "{% set today = strftime_now('%d %b %Y') %}{{ today }}",
+    ],
+    ids=["llama 3.2", "smollm3"],
+)
+def test_the_date_does_not_move_texts(date: str, tiny: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = date + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     template = TextTemplate(tokenizer, name="chat", max_length=64, causal=True)
     assert text_of(template, prompt_from_text("p"), "r").startswith("26 Jul 2024")
 

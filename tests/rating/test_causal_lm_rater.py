@@ -109,6 +109,17 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_response_its_end(folder: P
     assert not tokenizer.decode(long.prompt).endswith("c")
 
 
+def test_the_date_does_not_move_questions(folder: Path) -> None:
+    from rmexp.backbone.load import load_tokenizer
+
+    tokenizer = load_tokenizer(folder, 300)
+    tokenizer.chat_template = (
+        "{{ strftime_now( \"%d %b %Y\" ) }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    question = YesNoTemplate(tokenizer, 1000).question(PROMPT, "Paris.")
+    assert "26 Jul 2024" in tokenizer.decode(question.prompt)
+
+
 def test_probabilities_become_psi_and_relevance() -> None:
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0]])
     with np.errstate(divide="ignore"):

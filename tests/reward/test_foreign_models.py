@@ -74,9 +74,19 @@ def test_an_adapter_on_a_reward_model_keeps_its_head(tiny: Path, tmp_path: Path)
     )
 
 
-def test_an_adapter_without_any_head_does_not_score_at_random(tiny: Path, tmp_path: Path):
-    adapter(tiny, tmp_path / "a", head=False)
-    with pytest.raises(UserError, match="modules_to_save"):
+@pytest.mark.parametrize("base", ["a language model", "a classifier that lost its head"])
+def test_an_adapter_without_any_head_does_not_score_at_random(
+    base: str, tiny: Path, tmp_path: Path
+):
+    found = tiny
+    if base == "a classifier that lost its head":
+        found = tmp_path / "base"
+        trained = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+        weights = {n: w for n, w in trained.state_dict().items() if n != "score.weight"}
+        trained.save_pretrained(found, state_dict=weights)
+        AutoTokenizer.from_pretrained(tiny).save_pretrained(found)
+    adapter(found, tmp_path / "a", head=False)
+    with pytest.raises(UserError, match=r"holds score\.weight.*modules_to_save"):
         load_reward_model(tmp_path / "a")
 
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from rmexp.backbone.load import load_sequence_classifier
+from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.text import TextTemplate
 from rmexp.backbone.tokens import TokenStore
 from rmexp.preferences.pair import Pair, prompt_from_text
 from rmexp.reward.batches import PairDataset, PairSampler, tokenise_pairs
 from rmexp.reward.data import TrainingPairs
+from rmexp.reward.loaders import PairLoaders
 
 
 def pairs_of(*sides: tuple[str, str], prompt: str = "p") -> TrainingPairs:
@@ -70,6 +75,37 @@ def test_a_rank_without_a_pair_takes_part_without_weight(store: TokenStore, tiny
     made = PairDataset(data, load_sequence_classifier(tiny, seed=0), token_budget=64)[batch]
     assert made.weight.tolist() == [0.0]
     assert made.global_weight == 1.0
+
+
+def test_an_accelerator_takes_the_whole_token_budget(store: TokenStore, tiny: Path):
+    data = tokenise_pairs(pairs_of(*[("y" * 30, "n" * 30)] * 20), store)
+    classifier = load_sequence_classifier(tiny, seed=0)
+    dataset = PairDataset(data, classifier, token_budget=4096, share_prompts=False)
+    batch = next(iter(PairSampler(20, batch_pairs=20, seed=0)))
+    assert len(dataset[batch].rows) > 1
+    classifier.model.to("meta")  # a device that is no CPU
+    assert len(dataset[batch].rows) == 1
+
+
+def test_frozen_states_are_computed_on_the_ranks_own_device(store: TokenStore, tiny: Path):
+    data = tokenise_pairs(pairs_of(("yes", "no")), store)
+    classifier = load_sequence_classifier(tiny, seed=0, peft=PeftOptions(kind="head_only"))
+    seen = []
+    frozen: Any = SimpleNamespace(states=lambda tokens: seen.append(classifier.device.type))
+    loaders = PairLoaders(
+        data,
+        data,
+        classifier,
+        frozen,
+        batch_pairs=1,
+        token_budget=64,
+        share_prompts=True,
+        shuffle=False,
+        seed=0,
+    )
+    loaders.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    loaders.setup("fit")
+    assert seen == ["meta", "meta"]
 
 
 def test_the_order_is_seeded_and_fresh_each_epoch():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForSequenceClassification
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import rmexp
@@ -83,6 +84,35 @@ def test_a_saved_folder_gives_equal_scores_everywhere(
         with torch.inference_mode():
             scores = plain(**batch).logits[:, 0].numpy()
         assert scores == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("tiny", "score.weight"),
+        ("tiny_encoder", "classifier.bias"),
+        ("tiny_encoder", "bert.pooler.dense.weight"),
+    ],
+)
+def test_a_model_that_lost_its_head_does_not_score_at_random(
+    model: str, name: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    made = reward_model(request.getfixturevalue(model))
+    weights = {n: w for n, w in made.classifier.model.state_dict().items() if n != name}
+    folder = made.save(tmp_path / "m", weights)
+    with pytest.raises(UserError, match=f"lacks 1 weights behind its layers, first {name}"):
+        load_reward_model(folder)
+
+
+def test_an_adapter_holds_the_pooler_that_its_base_lacks(tiny_encoder: Path, tmp_path: Path):
+    shutil.copytree(tiny_encoder, tmp_path / "base")
+    path = tmp_path / "base" / "model.safetensors"
+    weights = {n: w for n, w in load_file(path).items() if "pooler" not in n}
+    save_file(weights, path, metadata={"format": "pt"})
+    made = reward_model(tmp_path / "base", "lora")
+    expected = made.score(PROMPTS, RESPONSES)
+    found = load_reward_model(made.save(tmp_path / "m"))
+    assert found.score(PROMPTS, RESPONSES) == pytest.approx(expected, abs=1e-6)
 
 
 def test_encoder_scores_equal_plain_transformers_from_the_raw_texts(

@@ -30,6 +30,7 @@ from rmexp.reward.train import train_reward_model
 
 options = json.loads(sys.argv[1])
 kill_at = options.pop("kill_at", None)
+long = options.pop("long", 0)
 if kill_at is not None:
     original = RewardModule.training_step
     def step(self, batch, index):
@@ -41,11 +42,12 @@ count = 11
 pairs = TrainingPairs(
     [f"t{i}" for i in range(count)],
     [prompt_from_text(f"question {i}") for i in range(count)],
-    [f"kind answer {i}" + " more" * (i % 3) for i in range(count)],
+    [f"kind answer {i}" + " more" * (i % 3 + long * (i % 2)) for i in range(count)],
     [f"rude words {i}" + " more" * (i % 2) for i in range(count)],
     weight=torch.linspace(0.5, 2, count).numpy(),
 )
-held = [Pair(f"v{i}", prompt_from_text(f"held {i}"), f"k {i}", f"r {i * 7}", "a") for i in range(5)]
+kind = [f"k {i}" + " more" * (long * (i % 2)) for i in range(5)]
+held = [Pair(f"v{i}", prompt_from_text(f"held {i}"), kind[i], f"r {i * 7}", "a") for i in range(5)]
 for name in ("directory", "cache_dir"):
     options[name] = Path(options[name])
 options["peft"] = PeftOptions(**options["peft"])
@@ -109,6 +111,20 @@ def test_two_ranks_equal_one(strategy: str, kind: str, model: str, tmp_path: Pat
         for key in old:
             if not key.endswith("_per_second"):
                 assert new[key] == pytest.approx(old[key], abs=1e-4), key
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_sharded_ranks_with_unequal_texts(kind: str, tmp_path: Path, cache: Path):
+    """One rank's texts are long and cut into more rectangles, of which each gathers weights."""
+    options = {"peft": {"kind": kind}, "long": 15, "shuffle": False, "token_budget": 110}
+    assert start(tmp_path / "one", cache, **options) == 0
+    assert start(tmp_path / "two", cache, ranks=2, strategy="fsdp2", **options) == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    first, second = (
+        json.loads((tmp_path / n / "history.json").read_text())[-1] for n in ("one", "two")
+    )
+    assert second["validation/loss"] == pytest.approx(first["validation/loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("parts", [False, True], ids=["one file", "a part a rank"])

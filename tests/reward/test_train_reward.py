@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from rmexp.preferences.pair import Pair, prompt_from_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
 from rmexp.reward.model import load_reward_model
+
+
+from rmexp.reward.module import PairOutcomes
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import TrainedModel, train_reward_model
 
@@ -161,6 +165,16 @@ def test_a_nan_loss_names_the_pair(tmp_path: Path, cache: Path, monkeypatch: pyt
     monkeypatch.setattr(Classifier, "scores", broken)
     with pytest.raises(NonFiniteError, match=r"loss is NaN or infinite at pairs t\d+$"):
         run(tmp_path, cache)
+
+
+def test_outcomes_on_a_device_join_those_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    """A device that this machine has not: meta, read as zeros."""
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(self.shape))
+    outcomes = PairOutcomes([np.arange(2)], [torch.ones(2, 3)])
+    outcomes.add(np.array([2, -1]), *torch.ones(3, 2, device="meta"))
+    index, values = outcomes.gather(SimpleNamespace(world_size=1))
+    assert index.tolist() == [0, 1, 2]
+    assert values.tolist() == [[1.0] * 3, [1.0] * 3, [0.0] * 3]
 
 
 def test_a_report_may_stop_the_run(tmp_path: Path, cache: Path):

@@ -285,10 +285,19 @@ def test_two_ranks_under_a_sweep_hold_the_same_config_and_are_pruned_together(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [["trainer=fsdp2"], ["trainer=fsdp", "trainer.accelerator=cpu", "peft=lora"]],
+    ids=["float32", "lora in bfloat16"],
+)
 def test_sharded_ranks_from_the_command_line(
-    tmp_path: Path, quick: list[str], no_rank_left: None, capfd: pytest.CaptureFixture[str]
+    words: list[str],
+    tmp_path: Path,
+    quick: list[str],
+    no_rank_left: None,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    main(["train", *quick, "trainer=fsdp2"])
+    main(["train", *quick, *words])
     out = capfd.readouterr().out
     found = sorted(RUN.findall(out))
     assert [rank for rank, _ in found] == ["0", "1"]

@@ -37,7 +37,6 @@ def test_plain_data_reads_back_equal() -> None:
         ({"selection": {"strategy": "fixed"}}, "selection.rules"),
         ({"selection": {"rules": ["a"]}}, "selection.rules"),
         ({"trainer": {"devices": 2}}, "trainer.devices"),
-        ({"trainer": {"strategy": "fsdp"}}, "trainer.strategy"),
         ({"loss": {"label_smoothing": 0.5}}, "loss.label_smoothing"),
     ],
 )
