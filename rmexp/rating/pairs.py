@@ -244,7 +244,8 @@ class _Ratings:
                 warnings.simplefilter("ignore", RuntimeWarning)  # both sides NaN stay NaN
                 both = np.stack([self.relevance[self.side_a], self.relevance[self.side_b]])
                 return np.nanmean(both, axis=0)
-        if not needed:
+        # A rater that could rate nothing at all has not shown that it measures none.
+        if not needed or (embedder is None and not rated.any()):
             return np.full((len(self._pairs), len(self._rules)), np.nan, np.float32)
         if embedder is None:
             raise UserError(

@@ -199,7 +199,7 @@ def label_training_pairs(trial: RunningTrial, rated: RatedPairs) -> LabelledPair
 def train(
     trial: RunningTrial,
     splits: Splits,
-    labels: Labels,
+    labelled: LabelledPairs,
     sets: Mapping[str, EvaluationSet],
     base: BaseResult | None,
     report: Report | None,
@@ -241,7 +241,7 @@ def train(
             raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
 
     trained = train_reward_model(
-        training_pairs(splits.train, labels, config),
+        training_pairs(labelled.rated.pairs, labelled.labels, config),
         measured if config.evaluation.every_epoch else None,
         model=config.model.name,
         template=config.model.template,
