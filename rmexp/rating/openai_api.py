@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
+from rmexp.preferences import prompt_from_text
 from rmexp.rating.api_answers import (
     answer_weights,
     is_malformed,
@@ -30,7 +31,7 @@ from rmexp.rating.api_answers import (
     word_weights,
 )
 from rmexp.rating.api_report import Estimate, Price, Report
-from rmexp.rating.rater import Item, RatedBatch
+from rmexp.rating.rater import Item, RatedBatch, RaterStopped
 from rmexp.rating.yes_no import list_text, psi_and_relevance, question_text
 from rmexp.rules import Rule
 
@@ -41,6 +42,7 @@ _ANSWER_TOKENS = 4
 _TOKENS_PER_LISTED_ANSWER = 8
 _LONGEST_WAIT = 120.0
 _UNREADABLE_ATTEMPTS = 2
+_SHOWN = 200  # characters of what the endpoint said
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class _Ask:
         if len(self.columns) == 1:
             return _ANSWER_TOKENS
         return _TOKENS_PER_LISTED_ANSWER * len(self.columns)
+
+
+_HARMLESS = _Ask(0, (0,), question_text(prompt_from_text("Hi"), "Hello!", Rule("", "", "Greet.")))
 
 
 class OpenAIRater:
@@ -117,6 +122,7 @@ class OpenAIRater:
         self._max_cost, self._price = max_cost, price
         self._reserved = 0.0
         self._resume_at = 0.0
+        self._answered = False
         self.report = Report()
         self.fingerprint: Fingerprint = fingerprint(
             "openai",
@@ -150,20 +156,22 @@ class OpenAIRater:
         """Rate items by rules; see :class:`rmexp.rating.rater.Rater`.
 
         Raises:
-            UserError: there is no key, or the endpoint knows neither the key nor the model, or
-                refuses to give log probabilities.
+            UserError: there is no key.
+            RaterStopped: the endpoint knows neither the key nor the model, refuses to give log
+                probabilities, has no quota left, or answers no question any more.
         """
         check_key(self._base_url)
         weights = np.full((len(items), len(rules), 3), np.nan)
         asks = deque(self._asks(items, rules, wanted))
-        _run(self._ask_all(asks, items, rules, weights))
-        psi = np.full(weights.shape[:2], np.nan, np.float32)
-        relevance = psi.copy()
-        rated = ~np.isnan(weights[..., 0])
-        if rated.any():
-            with np.errstate(divide="ignore"):
-                psi[rated], relevance[rated] = psi_and_relevance(np.log(weights[rated]))
-        return RatedBatch(psi, relevance)
+        stopped: UserError | None = None
+        try:
+            _run(self._ask_all(asks, items, rules, weights))
+        except UserError as error:
+            stopped = error
+        rated = _batch(weights)
+        if stopped is not None:
+            raise RaterStopped(str(stopped), rated) from stopped
+        return rated
 
     def _asks(
         self,
@@ -250,7 +258,7 @@ class OpenAIRater:
                 reason = "malformed body"
             except self._openai.APIStatusError as error:
                 reason = f"status {error.status_code}"
-                self._refuse_hopeless(error)
+                await self._refuse_hopeless(error, client)
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     break
                 wait = retry_after(error.response.headers)
@@ -313,6 +321,7 @@ class OpenAIRater:
         return cost
 
     def _book(self, completion: Any, ask: _Ask) -> None:
+        self._answered = True
         usage = getattr(completion, "usage", None)
         input_tokens = getattr(usage, "prompt_tokens", None) or ask.input_tokens
         output_tokens = getattr(usage, "completion_tokens", None) or ask.output_tokens
@@ -321,9 +330,13 @@ class OpenAIRater:
         if self._price is not None:
             self.report.cost += self._price.of(input_tokens, output_tokens)
 
-    def _refuse_hopeless(self, error: Any) -> None:
+    async def _refuse_hopeless(self, error: Any, client: Any) -> None:
         """UserError for what no other question would change."""
-        if error.status_code in (401, 403):
+        refused = error.status_code == 401
+        if error.status_code == 403 and not self._answered:
+            # Of the key, or, as moderating gateways have it, of this one text.
+            refused = bool(await self._refusal(client))
+        if refused:
             raise UserError(
                 f"rater=openai: the endpoint refused the key ({error.status_code}): "
                 f"check {KEY_VARIABLE} and rater.base_url"
@@ -333,12 +346,29 @@ class OpenAIRater:
                 f"rater.model: the endpoint does not know '{self._model}' (404): "
                 "check rater.model and rater.base_url"
             ) from error
-        refused = error.status_code in (400, 422) and "logprobs" in error.response.text
-        if self._probabilities and refused:
+        unsupported = error.status_code in (400, 422) and "logprobs" in error.response.text
+        if self._probabilities and unsupported:
             raise UserError(
                 f"rater=openai: the endpoint gives no log probabilities ({error.status_code}): "
                 "set rater.probabilities=false to rate by the answer's word"
             ) from error
+
+    async def _refusal(self, client: Any) -> str:
+        """What the endpoint says to a harmless question; empty where it answers."""
+        cost = self._reserve(_HARMLESS)
+        if cost is None:
+            return ""
+        try:
+            self.report.requests += 1
+            completion = await client.chat.completions.create(**self._arguments(_HARMLESS))
+            if is_malformed(completion):
+                return "a body that is no answer"
+            self._book(completion, _HARMLESS)
+        except (ValueError, self._openai.OpenAIError) as error:
+            return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+        finally:
+            self._reserved -= cost
+        return ""
 
     def _pause(self, attempt: int) -> float:
         """Full jitter over a doubling span."""
@@ -352,6 +382,17 @@ class OpenAIRater:
         while (left := self._resume_at - asyncio.get_running_loop().time()) > 0:
             # Not all at once when the pause is over.
             await asyncio.sleep(left + random.uniform(0, self._first_pause))
+
+
+def _batch(weights: NDArray[np.float64]) -> RatedBatch:
+    """Ratings from the weights of the three answers ``[items, rules, 3]``, NaN where none came."""
+    psi = np.full(weights.shape[:2], np.nan, np.float32)
+    relevance = psi.copy()
+    rated = ~np.isnan(weights[..., 0])
+    if rated.any():
+        with np.errstate(divide="ignore"):
+            psi[rated], relevance[rated] = psi_and_relevance(np.log(weights[rated]))
+    return RatedBatch(psi, relevance)
 
 
 def check_key(base_url: str | None) -> None:

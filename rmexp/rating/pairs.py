@@ -15,7 +15,7 @@ from rmexp.errors import UserError
 from rmexp.preferences import Pair
 from rmexp.rating.assembled import assembled_key, load_assembled, save_assembled
 from rmexp.rating.claims import claiming
-from rmexp.rating.rater import Embedder, Item, RatedBatch, Rater
+from rmexp.rating.rater import Embedder, Item, RatedBatch, Rater, RaterStopped
 from rmexp.rating.relevance import prompt_relevance
 from rmexp.rating.store import RatingStore
 from rmexp.rating.store_records import item_key
@@ -225,7 +225,12 @@ class _Ratings:
             items = [self._items[batch[row]] for row in rows]
             rules = [self._rules[column] for column in columns]
             block = np.ix_(rows, columns)
-            rated = self._rater.rate(items, rules, lacking[block])
+            try:
+                rated = self._rater.rate(items, rules, lacking[block])
+            except RaterStopped as stopped:
+                kept = _checked(stopped.rated, lacking[block])
+                self._store.put(self._rater.fingerprint, items, rules, kept)
+                raise
             rated = _checked(rated, lacking[block])
             self.rated += self._store.put(self._rater.fingerprint, items, rules, rated)
             stored.psi[block] = np.where(lacking[block], rated.psi, stored.psi[block])

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from rmexp.errors import UserError
 from rmexp.preferences import prompt_from_text
 from rmexp.rating import RatingStore, rate_pairs
 from rmexp.rating.api_answers import answer_weights, listed_answers, retry_after, word_weights
+from rmexp.rating.maintenance import store_stats
 from rmexp.rating.openai_api import KEY_VARIABLE, OpenAIRater, Price
 from rmexp.rating.rater import Item
 
@@ -176,7 +178,7 @@ def test_the_spending_limit_is_not_passed() -> None:
         assert one.report.unrated["spending limit"] == 30 - one.report.ratings
 
 
-def test_a_store_keeps_what_was_rated_and_asks_for_the_rest_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_keeps_what_was_rated_and_asks_for_the_rest_alone(tmp_path: Path) -> None:
     broken = True
 
     def script(text: str, nth: int) -> Reply:
@@ -211,6 +213,38 @@ def test_hopeless_settings_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         OpenAIRater("made").rate(ITEMS, RULES)
     with pytest.raises(UserError, match=r"rater\.price"):
         OpenAIRater("made", base_url="http://127.0.0.1:1/v1", max_cost=1.0)
+
+
+def test_a_moderated_text_is_given_up_alone() -> None:
+    def gateway(text: str, nth: int) -> Reply:
+        return Reply(403, {"error": {}}) if "r0" in text else completion("Yes", LOGS)
+
+    with FaultyServer(gateway) as server:
+        one = rater(server, concurrency=2)  # r0 is asked about before anything is answered
+        rated = one.rate(ITEMS, RULES)
+    np.testing.assert_array_equal(np.isnan(rated.psi).all(axis=1), [True] + [False] * 4)
+    assert one.report.unrated == Counter({"status 403": 6})
+
+
+def test_a_forbidden_key_stops_at_once() -> None:
+    with (
+        FaultyServer(lambda text, nth: Reply(403, {"error": {}})) as server,
+        pytest.raises(UserError, match=rf"refused the key \(403\).*{KEY_VARIABLE}"),
+    ):
+        rater(server, concurrency=2).rate(ITEMS, RULES)
+    assert len(server.asked) <= 4
+
+
+def test_what_was_rated_before_a_stop_is_kept(tmp_path: Path) -> None:
+    def revoked(text: str, nth: int) -> Reply:
+        return Reply(401, {}) if len(server.asked) > 5 else completion("Yes", LOGS)
+
+    pairs, rules = make_pairs(4), make_rules(3)
+    with FaultyServer(revoked) as server, RatingStore(tmp_path) as store:
+        one = rater(server, concurrency=1)
+        with pytest.raises(UserError, match="refused the key"):
+            rate_pairs(pairs, rules, one, store)
+        assert store_stats(store).ratings == 5
 
 
 def test_words_instead_of_probabilities_are_asked_for_and_counted() -> None:
