@@ -36,6 +36,8 @@ from rmexp.rating.yes_no import list_text, psi_and_relevance, question_text
 from rmexp.rules import Rule
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+_URL_VARIABLE = "OPENAI_BASE_URL"
+_OPENAI = "https://api.openai.com/v1"
 _CHARACTERS_PER_TOKEN = 3.5  # for estimates alone; English text has 4 to 4.5
 _TOKENS_PER_MESSAGE = 8
 _ANSWER_TOKENS = 4
@@ -76,7 +78,8 @@ class OpenAIRater:
 
     Args:
         model: name at the endpoint.
-        base_url: None for OpenAI's own; a local server needs no key.
+        base_url: None for the address in ``OPENAI_BASE_URL``, else OpenAI's own; a local server
+            needs no key.
         concurrency: requests in flight.
         probabilities: ask for log probabilities; False for endpoints that refuse the question.
         rules_per_request: 1, or more for cheaper answers without probabilities; the rules of one
@@ -115,7 +118,7 @@ class OpenAIRater:
         except ImportError as error:
             raise UserError("rater=openai needs the openai client: pip install openai") from error
         self._openai = openai
-        self._model, self._base_url, self._timeout = model, base_url, timeout
+        self._model, self._base_url, self._timeout = model, _address(base_url), timeout
         self._concurrency, self._attempts = concurrency, attempts
         self._rules_per_request, self._first_pause = rules_per_request, first_pause
         self._probabilities = probabilities and rules_per_request == 1
@@ -127,7 +130,7 @@ class OpenAIRater:
         self.fingerprint: Fingerprint = fingerprint(
             "openai",
             model=model,
-            base_url=base_url,
+            base_url=self._base_url,
             rules_per_request=rules_per_request,
             probabilities=self._probabilities,
             question=question_text((), "", Rule("", "", "")) + list_text((), "", ()),
@@ -225,7 +228,7 @@ class OpenAIRater:
         async with self._openai.AsyncOpenAI(
             # Local servers ask for none, but the client insists on one.
             api_key=os.environ.get(KEY_VARIABLE) or "none",
-            base_url=self._base_url,
+            base_url=self._base_url or _OPENAI,
             timeout=self._timeout,
             max_retries=0,  # ours count, and hold back all requests together
         ) as client:
@@ -395,9 +398,14 @@ def _batch(weights: NDArray[np.float64]) -> RatedBatch:
     return RatedBatch(psi, relevance)
 
 
+def _address(base_url: str | None) -> str | None:
+    """The endpoint asked, found once: the client would look into the environment by itself."""
+    return base_url or os.environ.get(_URL_VARIABLE) or None
+
+
 def check_key(base_url: str | None) -> None:
     """UserError where there is no key; a local server needs none."""
-    if not os.environ.get(KEY_VARIABLE) and base_url is None:
+    if not os.environ.get(KEY_VARIABLE) and _address(base_url) is None:
         raise UserError(f"rater=openai: set the environment variable {KEY_VARIABLE}")
 
 

@@ -274,6 +274,20 @@ def test_the_key_goes_out_but_into_no_fingerprint(monkeypatch: pytest.MonkeyPatc
     assert "secret-key" not in str(one.fingerprint.to_plain())
 
 
+def test_the_address_in_the_environment_is_asked_and_identifies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    openai_own = OpenAIRater("made").fingerprint
+    with FaultyServer(lambda text, nth: completion("Yes", LOGS)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        one = OpenAIRater("made")
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+        assert one.rate(ITEMS[:1], RULES[:1]).psi.tolist() == [[pytest.approx(0.5)]]
+        assert one.fingerprint == rater(server).fingerprint != openai_own
+
+
 def test_a_running_loop_is_no_obstacle() -> None:
     import asyncio
 
