@@ -31,20 +31,27 @@ from rmexp.rating.api_answers import (
     word_weights,
 )
 from rmexp.rating.api_report import Estimate, Price, Report
+from rmexp.rating.endpoint import (
+    KEY_VARIABLE,
+    OPENAI,
+    check_key,
+    endpoint_address,
+    refuse_hopeless,
+    refused_key,
+    said,
+)
 from rmexp.rating.rater import Item, RatedBatch, RaterStopped
 from rmexp.rating.yes_no import list_text, psi_and_relevance, question_text
 from rmexp.rules import Rule
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-_URL_VARIABLE = "OPENAI_BASE_URL"
-_OPENAI = "https://api.openai.com/v1"
 _CHARACTERS_PER_TOKEN = 3.5  # for estimates alone; English text has 4 to 4.5
 _TOKENS_PER_MESSAGE = 8
 _ANSWER_TOKENS = 4
 _TOKENS_PER_LISTED_ANSWER = 8
 _LONGEST_WAIT = 120.0
 _UNREADABLE_ATTEMPTS = 2
-_SHOWN = 200  # characters of what the endpoint said
+_MOST_IN_A_ROW = 20  # questions given up before the endpoint itself is doubted
+_SPENT = "spending limit"
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class OpenAIRater:
     Requests that fail for a passing reason (429, 5xx, time-out, broken connection, a body that is
     no answer) are sent again with growing, jittered pauses, at least as long as ``Retry-After``
     says; a 429 holds back all requests. What cannot be rated in the end is NaN, and counted by
-    reason in :attr:`report`. The key is read from ``OPENAI_API_KEY``.
+    reason in :attr:`report`; where that is so of many questions in a row, and of a harmless one
+    too, the rater stops. The key is read from ``OPENAI_API_KEY``.
 
     Args:
         model: name at the endpoint.
@@ -118,14 +126,14 @@ class OpenAIRater:
         except ImportError as error:
             raise UserError("rater=openai needs the openai client: pip install openai") from error
         self._openai = openai
-        self._model, self._base_url, self._timeout = model, _address(base_url), timeout
+        self._model, self._base_url, self._timeout = model, endpoint_address(base_url), timeout
         self._concurrency, self._attempts = concurrency, attempts
         self._rules_per_request, self._first_pause = rules_per_request, first_pause
         self._probabilities = probabilities and rules_per_request == 1
         self._max_cost, self._price = max_cost, price
         self._reserved = 0.0
         self._resume_at = 0.0
-        self._answered = False
+        self._answered, self._in_a_row = False, 0
         self.report = Report()
         self.fingerprint: Fingerprint = fingerprint(
             "openai",
@@ -206,15 +214,17 @@ class OpenAIRater:
         rules: Sequence[Rule],
         weights: NDArray[np.float64],
     ) -> None:
-        def give_up(ask: _Ask, columns: tuple[int, ...], reason: str) -> None:
+        async def give_up(ask: _Ask, columns: tuple[int, ...], reason: str) -> None:
             self.report.give_up(items[ask.row], [rules[j].id for j in columns], reason)
+            if reason != _SPENT:
+                await self._doubt(client, reason)
 
         async def work() -> None:
             while asks:
                 ask = asks.popleft()
                 completion, reason = await self._request(client, ask)
                 if completion is None:
-                    give_up(ask, ask.columns, reason)
+                    await give_up(ask, ask.columns, reason)
                     continue
                 unread = self._read(completion, ask, weights)
                 if unread and ask.unreadable + 1 < _UNREADABLE_ATTEMPTS:
@@ -223,12 +233,12 @@ class OpenAIRater:
                         self._ask(items[ask.row], ask.row, unread, rules, ask.unreadable + 1)
                     )
                 elif unread:
-                    give_up(ask, unread, "neither Yes, No nor Irrelevant")
+                    await give_up(ask, unread, "neither Yes, No nor Irrelevant")
 
         async with self._openai.AsyncOpenAI(
             # Local servers ask for none, but the client insists on one.
             api_key=os.environ.get(KEY_VARIABLE) or "none",
-            base_url=self._base_url or _OPENAI,
+            base_url=self._base_url or OPENAI,
             timeout=self._timeout,
             max_retries=0,  # ours count, and hold back all requests together
         ) as client:
@@ -249,7 +259,7 @@ class OpenAIRater:
             await self._pause_for_all()
             cost = self._reserve(ask)
             if cost is None:
-                reason = "spending limit"
+                reason = _SPENT
                 break
             wait: float | None = None
             try:
@@ -261,7 +271,11 @@ class OpenAIRater:
                 reason = "malformed body"
             except self._openai.APIStatusError as error:
                 reason = f"status {error.status_code}"
-                await self._refuse_hopeless(error, client)
+                refuse_hopeless(error, self._model, self._probabilities)
+                # Of the key, or, as moderating gateways have it, of this one text.
+                forbidden = error.status_code == 403 and not self._answered
+                if forbidden and await self._refusal(client):
+                    raise refused_key(error) from error
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     break
                 wait = retry_after(error.response.headers)
@@ -324,7 +338,7 @@ class OpenAIRater:
         return cost
 
     def _book(self, completion: Any, ask: _Ask) -> None:
-        self._answered = True
+        self._answered, self._in_a_row = True, 0
         usage = getattr(completion, "usage", None)
         input_tokens = getattr(usage, "prompt_tokens", None) or ask.input_tokens
         output_tokens = getattr(usage, "completion_tokens", None) or ask.output_tokens
@@ -333,28 +347,19 @@ class OpenAIRater:
         if self._price is not None:
             self.report.cost += self._price.of(input_tokens, output_tokens)
 
-    async def _refuse_hopeless(self, error: Any, client: Any) -> None:
-        """UserError for what no other question would change."""
-        refused = error.status_code == 401
-        if error.status_code == 403 and not self._answered:
-            # Of the key, or, as moderating gateways have it, of this one text.
-            refused = bool(await self._refusal(client))
-        if refused:
+    async def _doubt(self, client: Any, reason: str) -> None:
+        """UserError where question after question is given up, and a harmless one too."""
+        self._in_a_row += 1
+        if self._in_a_row < _MOST_IN_A_ROW:
+            return
+        self._in_a_row = 0
+        refusal = await self._refusal(client)
+        if refusal:
             raise UserError(
-                f"rater=openai: the endpoint refused the key ({error.status_code}): "
-                f"check {KEY_VARIABLE} and rater.base_url"
-            ) from error
-        if error.status_code == 404:
-            raise UserError(
-                f"rater.model: the endpoint does not know '{self._model}' (404): "
-                "check rater.model and rater.base_url"
-            ) from error
-        unsupported = error.status_code in (400, 422) and "logprobs" in error.response.text
-        if self._probabilities and unsupported:
-            raise UserError(
-                f"rater=openai: the endpoint gives no log probabilities ({error.status_code}): "
-                "set rater.probabilities=false to rate by the answer's word"
-            ) from error
+                f"rater=openai: {_MOST_IN_A_ROW} questions in a row could not be rated (last: "
+                f"{reason}), nor could a harmless one: {refusal}; what was rated is kept, so the "
+                "same command goes on from here"
+            )
 
     async def _refusal(self, client: Any) -> str:
         """What the endpoint says to a harmless question; empty where it answers."""
@@ -368,7 +373,7 @@ class OpenAIRater:
                 return "a body that is no answer"
             self._book(completion, _HARMLESS)
         except (ValueError, self._openai.OpenAIError) as error:
-            return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+            return said(error)
         finally:
             self._reserved -= cost
         return ""
@@ -396,17 +401,6 @@ def _batch(weights: NDArray[np.float64]) -> RatedBatch:
         with np.errstate(divide="ignore"):
             psi[rated], relevance[rated] = psi_and_relevance(np.log(weights[rated]))
     return RatedBatch(psi, relevance)
-
-
-def _address(base_url: str | None) -> str | None:
-    """The endpoint asked, found once: the client would look into the environment by itself."""
-    return base_url or os.environ.get(_URL_VARIABLE) or None
-
-
-def check_key(base_url: str | None) -> None:
-    """UserError where there is no key; a local server needs none."""
-    if not os.environ.get(KEY_VARIABLE) and _address(base_url) is None:
-        raise UserError(f"rater=openai: set the environment variable {KEY_VARIABLE}")
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -17,8 +17,9 @@ from rmexp.errors import UserError
 from rmexp.preferences import prompt_from_text
 from rmexp.rating import RatingStore, rate_pairs
 from rmexp.rating.api_answers import answer_weights, listed_answers, retry_after, word_weights
+from rmexp.rating.endpoint import KEY_VARIABLE
 from rmexp.rating.maintenance import store_stats
-from rmexp.rating.openai_api import KEY_VARIABLE, OpenAIRater, Price
+from rmexp.rating.openai_api import OpenAIRater, Price
 from rmexp.rating.rater import Item
 
 pytest.importorskip("openai", reason="the openai client is not installed")
@@ -200,6 +201,7 @@ def test_hopeless_settings_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     for status, body, message in (
         (401, {}, KEY_VARIABLE),
         (404, {}, "does not know 'made'"),
+        (429, {"error": {"code": "insufficient_quota"}}, "quota is used up"),
         (422, {"detail": "Unsupported fields: {'logprobs'}"}, "rater.probabilities=false"),
     ):
         with (
@@ -245,6 +247,30 @@ def test_what_was_rated_before_a_stop_is_kept(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="refused the key"):
             rate_pairs(pairs, rules, one, store)
         assert store_stats(store).ratings == 5
+
+
+def test_an_endpoint_that_answers_nothing_stops_the_rater(tmp_path: Path) -> None:
+    def down(text: str, nth: int) -> Reply:
+        gone = len(server.asked) > 7
+        return Reply(500, {"error": "disk full"}) if gone else completion("Yes", LOGS)
+
+    pairs, rules = make_pairs(8), make_rules(6)
+    with FaultyServer(down) as server, RatingStore(tmp_path) as store:
+        one = rater(server, concurrency=2, attempts=2)
+        with pytest.raises(UserError, match=r"20 questions in a row .*status 500.*disk full"):
+            rate_pairs(pairs, rules, one, store)
+        assert len(server.asked) <= 7 + 2 * 20 + 3
+        assert store_stats(store).ratings == 7
+
+
+def test_questions_given_up_in_a_row_stop_nothing_that_answers_others() -> None:
+    def script(text: str, nth: int) -> Reply:
+        return Reply(400, {"error": "too long"}) if "Response:\nr" in text else completion("Yes")
+
+    with FaultyServer(script) as server:
+        one = rater(server, concurrency=2)
+        assert np.isnan(one.rate(ITEMS, RULES).psi).all()
+    assert one.report.unrated == Counter({"status 400": 30})
 
 
 def test_words_instead_of_probabilities_are_asked_for_and_counted() -> None:
