@@ -60,6 +60,11 @@ class CausalLMRater:
         token_budget: int | None = None,
         device: str | None = None,
     ):
+        if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+            raise UserError(
+                f"rater.model: {path} has no .safetensors file, and weights are read from no "
+                "other: save the model with save_pretrained"
+            )
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             with quiet_transformers():
@@ -68,6 +73,7 @@ class CausalLMRater:
                         **hub_arguments(path),
                         dtype=getattr(torch, dtype),
                         attn_implementation="sdpa",
+                        use_safetensors=True,  # what the fingerprint is made of
                     )
                     .eval()
                     .to(self._device)

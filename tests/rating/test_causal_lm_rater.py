@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,14 @@ def test_models_that_cannot_answer_are_refused(folder: Path, tmp_path: Path) -> 
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="chat template"):
         YesNoTemplate(tokenizer, 100)
+
+
+def test_weights_that_no_fingerprint_holds_are_refused(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "bin"
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({}, own / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"rater\.model: .* has no \.safetensors file"):
+        CausalLMRater(own, device="cpu")
 
 
 def test_other_lengths_and_types_are_other_raters(folder: Path, rater: CausalLMRater) -> None:
