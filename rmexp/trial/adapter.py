@@ -150,7 +150,7 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
     _check_device(config.device)
     rules = assembly.rule_set(config)
     data = reading.read_pairs(config.data)
-    pairs = part_of(data, config.data, "train")[: config.data.train_limit]
+    pairs = part_of(data, config.data, "train")
     rated, critical, unrated = rated_enough(config, rate(config, pairs, rules))
     adapter = train_rule_adapter(
         rated.pairs,

@@ -146,11 +146,11 @@ class LabelledPairs:
 
 
 def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair, ...]:
-    """The pairs of one part of the split, or all of them."""
+    """The pairs of one part of the split, or all of them; ``train`` is what a trial trains on."""
     if part == "all":
         return data.pairs
     chosen: tuple[Pair, ...] = getattr(reading.split_pairs(data.pairs, config.split), part)
-    return chosen
+    return chosen[: config.train_limit] if part == "train" else chosen
 
 
 def chosen_before_rating(

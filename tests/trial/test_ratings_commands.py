@@ -37,6 +37,18 @@ def test_rating_is_paid_once_and_shards_add_up(
     assert "80 ratings of 40 responses by 2 rules" in capsys.readouterr().out
 
 
+def test_the_training_part_ends_where_trials_end_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = ["part=train", "data.train_limit=3", "shards=2"]
+    _rate(words, *limit, "shard=0")
+    assert "rated 8, reused 0" in capsys.readouterr().out
+    _rate(words, *limit, "shard=1")
+    assert "rated 4, reused 0" in capsys.readouterr().out
+    _rate(words, "part=test", "data.train_limit=1")
+    assert "rated 28, reused 0" in capsys.readouterr().out
+
+
 def test_ratings_travel_and_are_pruned(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
