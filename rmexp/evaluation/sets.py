@@ -183,7 +183,7 @@ def evaluate_set(scorer: Scorer, of: EvaluationSet, *, seed: int = 0) -> SetResu
 
     Raises:
         UserError: no row.
-        ValueError: a score that is no finite number, naming its row.
+        ScoreError: a score that is no finite number, naming its row.
     """
     if of.kind in ("rewardbench", "prior_sets"):
         first: tuple[RewardBenchRow, ...] = of.rows
