@@ -69,6 +69,11 @@ def store_stats(store: RatingStore) -> StoreStats:
     Raises:
         UserError: the file is damaged.
     """
+    with store.snapshot():
+        return _counted(store)
+
+
+def _counted(store: RatingStore) -> StoreStats:
     raters = store.raters()
     responses: Counter[int] = Counter()
     ratings: Counter[int] = Counter()
@@ -126,6 +131,11 @@ def export_ratings(store: RatingStore, path: Path) -> int:
     Raises:
         UserError: the file cannot be written.
     """
+    with store.snapshot():
+        return _export(store, path)
+
+
+def _export(store: RatingStore, path: Path) -> int:
     import pyarrow
     import pyarrow.parquet
 
