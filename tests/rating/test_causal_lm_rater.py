@@ -105,9 +105,19 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_response_its_end(folder: P
     assert tokenizer.decode(question.prompt).endswith("xend of it")
     assert tokenizer.decode(question.response).endswith("0123456789")
     assert question.cut == 49
-    long = template.question(prompt_from_text("abc"), "r" * 15 + "s" * 15)
-    assert tokenizer.decode(long.response).endswith("r" * 15 + "s" * 5)
-    assert not tokenizer.decode(long.prompt).endswith("c")
+    long = template.question(prompt_from_text("abcdefgh"), "r" * 12 + "s" * 15)
+    assert tokenizer.decode(long.response).endswith("r" * 12 + "s" * 3)
+    assert tokenizer.decode(long.prompt).endswith("\ndefgh"), "a quarter of the room is kept"
+    assert long.cut == 3 + 12
+
+
+def test_what_is_cut_is_counted(folder: Path) -> None:
+    rater = CausalLMRater(folder, max_length=600, device="cpu")
+    rater.rate(ITEMS[:2], RULES[:1])
+    assert str(rater.report) == "2 responses asked about, none cut"
+    rater.rate([Item(PROMPT, "long " * 200), ITEMS[2]], RULES[:1])
+    assert (rater.report.responses, rater.report.cut) == (4, 1)
+    assert f"1 cut by {rater.report.tokens} tokens" in str(rater.report)
 
 
 def test_probabilities_become_psi_and_relevance() -> None:
