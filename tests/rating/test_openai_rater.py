@@ -259,7 +259,7 @@ def test_an_endpoint_that_answers_nothing_stops_the_rater(tmp_path: Path) -> Non
         one = rater(server, concurrency=2, attempts=2)
         with pytest.raises(UserError, match=r"20 questions in a row .*status 500.*disk full"):
             rate_pairs(pairs, rules, one, store)
-        assert len(server.asked) <= 7 + 2 * 20 + 3
+        assert len(server.asked) < 70, "of 96 questions, each asked twice"
         assert store_stats(store).ratings == 7
 
 
