@@ -21,7 +21,7 @@ from rmexp.rating.store import RatingStore
 from rmexp.rating.store_records import item_key
 from rmexp.rules import RuleSet
 
-OnMissing = Literal["rate", "error"]
+OnMissing = Literal["rate", "error", "leave"]
 Progress = Callable[[int, int], None]
 _BATCH_ITEMS = 64
 
@@ -73,7 +73,8 @@ def rate_pairs(
         rules: the rules, column by column.
         rater: rates what is missing.
         store: where ratings are looked up and kept.
-        on_missing: ``rate``, or ``error`` to stop where the store lacks a rating.
+        on_missing: ``rate``, ``error`` to stop where the store lacks a rating, or ``leave`` to
+            ask for nothing: NaN where it lacks one.
         wanted: bool ``[pairs, rules]``: the entries to rate; None for all.
         embedder: gives relevance where the rater measures none; without it the rater's own
             attribute ``embedder``.
@@ -104,7 +105,7 @@ def rate_pairs(
             )
 
     found = _Ratings(pairs, rules, rater, store, wanted)
-    if found.missing:
+    if found.missing and on_missing != "leave":
         if on_missing == "error":
             raise UserError(
                 f"{store.path}: {found.missing} of {found.total} ratings are missing: run "

@@ -15,7 +15,7 @@ from rmexp.fingerprint import Fingerprint
 from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
 from rmexp.preferences import Pair, PreferenceData, prompt_text
-from rmexp.rating.pairs import PairRatings, rate_pairs
+from rmexp.rating.pairs import OnMissing, PairRatings, rate_pairs
 from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
 from rmexp.rules import RuleSet
@@ -179,6 +179,7 @@ def rate(
     *,
     every_rule: bool = False,
     rater: Rater | None = None,
+    on_missing: OnMissing | None = None,
 ) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks.
 
@@ -191,6 +192,7 @@ def rate(
         progress: called with (ratings done, ratings wanted).
         every_rule: rate every rule, whatever the selector needs.
         rater: None for the one that the config names.
+        on_missing: None for what the config says.
     """
     chosen = None if every_rule else chosen_before_rating(config, pairs, rules)
     rater = rater or assembly.rater(config, rules)
@@ -200,7 +202,7 @@ def rate(
             rules,
             rater,
             store,
-            on_missing=config.rating.on_missing,
+            on_missing=on_missing or config.rating.on_missing,
             wanted=None if chosen is None else wanted_entries(chosen, len(rules)),
             embedder=assembly.relevance_encoder(config, rater) if chosen is None else None,
             relevance=chosen is None,

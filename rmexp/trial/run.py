@@ -151,7 +151,10 @@ def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None
     )
     rules = assembly.rule_set(config)
     splits = read_and_note(trial, rules)
-    labelled = label_training_pairs(trial, rate_training_pairs(trial, splits.train, rules))
+    # What rank 0 could not have rated is not asked for again: an answer now would give this rank
+    # other pairs to train on.
+    rated = rate_training_pairs(trial, splits.train, rules, on_missing="leave")
+    labelled = label_training_pairs(trial, rated)
     train(trial, splits, labelled, {}, None, None)
 
 

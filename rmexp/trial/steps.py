@@ -17,6 +17,7 @@ from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
 from rmexp.labelling.labels import Labels
 from rmexp.preferences import Pair, Splits, pairs_fingerprint
+from rmexp.rating.pairs import OnMissing
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
@@ -178,9 +179,15 @@ def read_and_note(trial: RunningTrial, rules: RuleSet) -> Splits:
     return splits
 
 
-def rate_training_pairs(trial: RunningTrial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
+def rate_training_pairs(
+    trial: RunningTrial,
+    pairs: Sequence[Pair],
+    rules: RuleSet,
+    *,
+    on_missing: OnMissing | None = None,
+) -> RatedPairs:
     """Ratings of the training pairs; what the store has is not paid for."""
-    rated = rate(trial.config, pairs, rules, trial.advance)
+    rated = rate(trial.config, pairs, rules, trial.advance, on_missing=on_missing)
     trial.identify("rater", rated.rater)
     if trial.config.selection.strategy == "adapter":
         trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
