@@ -149,6 +149,19 @@ def test_a_mistake_in_another_command(told: Told, words: list[str], message: str
     assert message in told(*words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "model.target=plain_scorer:NanScorer"],
+        ["compare", "plain_scorer:LengthScorer", "plain_scorer:NanScorer"],
+    ],
+)
+def test_a_score_that_is_no_number_is_told_by_its_row(told: Told, words: list[str]) -> None:
+    message = told(*words)
+    assert message.startswith("row ")
+    assert message.endswith("the score is nan, not a finite number")
+
+
 def test_no_gpu_is_told_before_anything_is_made(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

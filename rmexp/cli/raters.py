@@ -53,11 +53,14 @@ def ratings(words: list[str]) -> None:
         metavar="RATER",
         help="start of a rater's fingerprint to keep (prune); several times",
     )
+    parser.add_argument("--all", action="store_true", help="keep no rater (prune)")
     options = parser.parse_args(words)
     if (options.action in ("export", "import")) != (options.file is not None):
         raise UserError("ratings: export and import take a FILE, stats and prune none")
-    if options.action == "prune" and not options.keep:
-        raise UserError("ratings prune: give --keep RATER (see rmexp ratings stats)")
+    if options.action == "prune" and bool(options.keep) == options.all:
+        raise UserError(
+            "ratings prune: give --keep RATER (see rmexp ratings stats), or --all to delete all"
+        )
     from rmexp.rating import maintenance
     from rmexp.rating.store import RatingStore
     from rmexp.trial.ratings import default_cache_dir
@@ -71,8 +74,9 @@ def ratings(words: list[str]) -> None:
         elif options.action == "import":
             print(f"{maintenance.import_ratings(store, Path(options.file))} ratings read")
         elif options.action == "prune":
-            kept = tuple(options.keep)
-            deleted = maintenance.prune_ratings(store, lambda r: r.hexdigest.startswith(kept))
+            deleted = maintenance.prune_ratings(
+                store, maintenance.raters_named(store, options.keep)
+            )
             print(f"{deleted} ratings deleted")
         else:
             stats = maintenance.store_stats(store)

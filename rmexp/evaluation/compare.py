@@ -67,7 +67,7 @@ def compare(scorers: Mapping[str, Scorer], of: EvaluationSet, *, seed: int = 0) 
 
     Raises:
         UserError: fewer than two models, or no row.
-        ValueError: a score that is no finite number, naming its row.
+        ScoreError: a score that is no finite number, naming its row.
     """
     if len(scorers) < 2:
         raise UserError(f"compare: two models or more are needed, got {len(scorers)}")

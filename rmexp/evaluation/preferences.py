@@ -150,7 +150,7 @@ def evaluate_preferences(
 
     Raises:
         UserError: no pair, or a pair without a preference, named.
-        ValueError: a score that is no finite number, naming its row.
+        ScoreError: a score that is no finite number, naming its row.
     """
     if not pairs:
         raise UserError("no pair to evaluate on")

@@ -236,7 +236,7 @@ def evaluate_rewardbench(
 
     Raises:
         UserError: no row.
-        ValueError: a score that is no finite number, naming its row.
+        ScoreError: a score that is no finite number, naming its row.
     """
     if not rows:
         raise UserError("RewardBench: no row to evaluate on")

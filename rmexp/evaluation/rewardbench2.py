@@ -172,9 +172,7 @@ def _tie_parts(rows: Iterable[TieRow]) -> tuple[Part, ...]:
     """The score as means over N, or over rows of a kind where some N lack the other kind."""
     kinds: dict[str, dict[str, _Tie]] = {"ref": {}, "tied": {}}
     for row_id, scores, num_correct in rows:
-        kind, _, number = str(row_id).partition(":")
-        if kind not in kinds or not number:
-            raise ValueError(f"row {row_id}: the id must be ref:N or tied:N")
+        kind, number = _tie_name(row_id)
         if number in kinds[kind]:
             raise ValueError(f"row {row_id} stands twice")
         kinds[kind][number] = _tie(row_id, scores, num_correct)
@@ -187,6 +185,14 @@ def _tie_parts(rows: Iterable[TieRow]) -> tuple[Part, ...]:
     if len(both) == len(ref) == len(tied):
         return (Part(1.0, 0.30 * right[0] + 0.30 * right[1] + together),)
     return (Part(0.30, right[0]), Part(0.30, right[1]), Part(1.0, together))
+
+
+def _tie_name(row_id: str) -> tuple[str, str]:
+    """The kind of a Ties row and its N."""
+    kind, _, number = row_id.partition(":")
+    if kind not in ("ref", "tied") or not number:
+        raise ValueError(f"row {row_id}: the id must be ref:N or tied:N")
+    return kind, number
 
 
 def _both_kinds(ref: _Tie, tied: _Tie) -> float:
@@ -239,7 +245,7 @@ def evaluate_rewardbench2(
 
     Raises:
         UserError: no row.
-        ValueError: a score that is no finite number, naming its row.
+        ScoreError: a score that is no finite number, naming its row.
     """
     if not rows:
         raise UserError("RewardBench 2: no row to evaluate on")
@@ -344,6 +350,11 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBench2Row]:
         if row_id in ids:
             raise UserError(f"{where}: id '{row_id}' stands twice")
         ids.add(row_id)
+        if row["subset"] == TIES:
+            try:
+                _tie_name(row_id)
+            except ValueError as error:
+                raise UserError(f"{where}: {error}") from None
         yield RewardBench2Row(
             row_id,
             prompt_of(where, row["prompt"]),

@@ -8,7 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rmexp.errors import UserError
 from rmexp.preferences.pair import Prompt
+
+
+class ScoreError(UserError, ValueError):
+    """A scorer gave something that is no score."""
 
 
 class Scorer(Protocol):
@@ -33,7 +38,7 @@ def checked_scores(
         names: ``[n]``, what to call each row in an error.
 
     Raises:
-        ValueError: the scorer returned another shape, or a NaN or infinite score; names the row.
+        ScoreError: the scorer returned another shape, or a NaN or infinite score; names the row.
     """
     index: dict[tuple[Prompt, str], int] = {}
     place = [index.setdefault(row, len(index)) for row in zip(prompts, responses, strict=True)]
@@ -44,12 +49,12 @@ def checked_scores(
         if not getattr(error, "rows", ()):
             raise
         name = names[place.index(error.rows[0])]  # type: ignore[attr-defined]
-        raise ValueError(f"row {name}: the score is not a finite number") from error
+        raise ScoreError(f"row {name}: the score is not a finite number") from error
     scores = np.asarray(found, np.float64)
     if scores.shape != (len(unique),):
-        raise ValueError(f"the scorer returned shape {scores.shape} for {len(unique)} texts")
+        raise ScoreError(f"the scorer returned shape {scores.shape} for {len(unique)} texts")
     spread = scores[place]
     bad = np.flatnonzero(~np.isfinite(spread))
     if bad.size:
-        raise ValueError(f"row {names[bad[0]]}: the score is {spread[bad[0]]}, not a finite number")
+        raise ScoreError(f"row {names[bad[0]]}: the score is {spread[bad[0]]}, not a finite number")
     return spread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,8 @@ class EvaluationSet:
     @property
     def fingerprint(self) -> Fingerprint:
         """Identity by content and order."""
-        return fingerprint("evaluation_set", of=self.kind, rows=[_plain(r) for r in self.rows])
+        # Every field of a row: metrics group by most of them, by styles, refusals and kinds too.
+        return fingerprint("evaluation_set", of=self.kind, rows=[astuple(row) for row in self.rows])
 
     def sample(self, count: int, seed: int = 0) -> EvaluationSet:
         """A random sample of the rows in their order; all of them where there are no more."""
@@ -182,7 +183,7 @@ def evaluate_set(scorer: Scorer, of: EvaluationSet, *, seed: int = 0) -> SetResu
 
     Raises:
         UserError: no row.
-        ValueError: a score that is no finite number, naming its row.
+        ScoreError: a score that is no finite number, naming its row.
     """
     if of.kind in ("rewardbench", "prior_sets"):
         first: tuple[RewardBenchRow, ...] = of.rows
@@ -206,11 +207,3 @@ def _with_published(figure: Figure, suite: Suite) -> Figure:
     if figure.name in suite.published:
         return replace(figure, of_published=(figure.rows, suite.published[figure.name]))
     return figure
-
-
-def _plain(row: Any) -> list[Any]:
-    prompt = [[m.role, m.content] for m in row.prompt]
-    if isinstance(row, Pair):
-        return [row.id, prompt, row.response_a, row.response_b, row.preference, row.category]
-    sides = [list(s) if isinstance(s, tuple) else s for s in (row.chosen, row.rejected)]
-    return [row.id, prompt, *sides, row.subset]

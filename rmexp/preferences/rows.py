@@ -107,7 +107,7 @@ def pair_from_row(
     get = functools.partial(columns.get, row)
     preference: Side | None
     if get("response_a") is not None or get("response_b") is not None:
-        prompt = _prompt(_required(get("prompt"), "prompt", where), where)
+        prompt = read_prompt(_required(get("prompt"), "prompt", where), where)
         a = _response(get("response_a"), "response_a", where)
         b = _response(get("response_b"), "response_b", where)
         preference = _preference(get("preference"), where)
@@ -117,7 +117,7 @@ def pair_from_row(
                 get("prompt"), get("chosen"), get("rejected"), where
             )
         elif get("response") is not None:
-            prompt = _prompt(_required(get("prompt"), "prompt", where), where)
+            prompt = read_prompt(_required(get("prompt"), "prompt", where), where)
             good, bad = _ranked(get("response"), where)
         else:
             missing = "response_a" if get("prompt") is not None else "prompt"
@@ -165,7 +165,7 @@ def responses_from_row(row: Mapping[str, Any], where: str) -> tuple[Prompt, dict
         return prompt, {"chosen": chosen, "rejected": rejected}
     else:
         names = ("response",)
-    prompt = _prompt(_required(get("prompt"), "prompt", where), where)
+    prompt = read_prompt(_required(get("prompt"), "prompt", where), where)
     responses = {name: _response(get(name), name, where) for name in names}
     _refuse_broken_text(tuple(responses.values()), prompt, where)
     return prompt, responses
@@ -215,7 +215,14 @@ def _preference(value: Any, where: str) -> Side | None:
     raise RowError(where, '\'preference\' must be "a", "b" or absent', f", got {value!r}")
 
 
-def _prompt(value: Any, where: str) -> Prompt:
+def read_prompt(value: Any, where: str) -> Prompt:
+    """A prompt from a text, a Human/Assistant dialogue, or a list of messages.
+
+    The one reader of prompts: a rating is found again by its prompt's messages.
+
+    Raises:
+        UserError: naming ``where``.
+    """
     if isinstance(value, str):
         if not value.strip():
             raise RowError(where, "the prompt is empty")
@@ -237,6 +244,8 @@ def _response(value: Any, name: str, where: str) -> str:
     if value is None:
         raise RowError(where, f"missing field '{name}'")
     text = value if isinstance(value, str) else _last_assistant(value, name, where)
+    if _is_dialogue(text):
+        raise RowError(where, f"'{name}' is a whole dialogue, not a response")
     if not text.strip():
         raise RowError(where, f"'{name}' is empty")
     return text
@@ -260,7 +269,7 @@ def _chosen_rejected(
     # Some sources give the prompt beside the whole dialogues: these then say it all.
     if prompt is not None and not (_is_dialogue(chosen) and _is_dialogue(rejected)):
         return (
-            _prompt(prompt, where),
+            read_prompt(prompt, where),
             _response(chosen, "chosen", where),
             _response(rejected, "rejected", where),
         )
@@ -276,7 +285,9 @@ def _chosen_rejected(
 
 
 def _is_dialogue(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1
+    if isinstance(value, str):
+        return value.startswith((_HUMAN, _HUMAN.lstrip())) and _ASSISTANT in value
+    return isinstance(value, Sequence) and len(value) > 1
 
 
 def _split_messages(value: Any, name: str, where: str) -> tuple[Prompt, str]:
@@ -301,6 +312,8 @@ def _split_dialogue(text: str, name: str, where: str) -> tuple[Prompt, str]:
     response = text[at + len(_ASSISTANT) :].strip()
     if not response:
         raise RowError(where, f"'{name}' ends with an empty assistant turn")
+    if _HUMAN in text[at:]:
+        raise RowError(where, f"'{name}' ends with a human turn")
     return _dialogue(text[:at], where), response
 
 

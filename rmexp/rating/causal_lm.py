@@ -9,6 +9,7 @@ restart behind it. So 100 rules cost about 100 sentences, not 100 times prompt a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,38 @@ _BUDGET = {"cpu": 256, "cuda": 8192}
 _PROMPT = -1
 
 
+@dataclass
+class CutReport:
+    """How many texts were too long for the rater.
+
+    Attributes:
+        responses: asked about so far.
+        cut: those of them that were cut, themselves or their prompt.
+        tokens: cut from them.
+        max_length: what they were cut to.
+    """
+
+    max_length: int
+    responses: int = 0
+    cut: int = 0
+    tokens: int = 0
+
+    def count(self, question: Question) -> None:
+        """Count a question."""
+        self.responses += 1
+        self.cut += question.cut > 0
+        self.tokens += question.cut
+
+    def __str__(self) -> str:
+        asked = f"{self.responses} responses asked about"
+        if not self.cut:
+            return f"{asked}, none cut"
+        return (
+            f"{asked}, {self.cut} cut by {self.tokens} tokens, themselves or their prompt: "
+            f"rater.max_length={self.max_length}"
+        )
+
+
 class CausalLMRater:
     """P(Yes), P(No) and P(Irrelevant) of a local instruction model.
 
@@ -43,7 +76,7 @@ class CausalLMRater:
         path: a folder or hub name of a causal model with a chat template.
         dtype: of weights and products.
         max_length: tokens of instructions, prompt and response; longer prompts lose their
-            beginning.
+            beginning, responses their end. :attr:`report` counts them.
         token_budget: branch tokens in one forward pass; None suits the device.
         device: None takes a GPU where there is one.
 
@@ -60,6 +93,11 @@ class CausalLMRater:
         token_budget: int | None = None,
         device: str | None = None,
     ):
+        if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+            raise UserError(
+                f"rater.model: {path} has no .safetensors file, and weights are read from no "
+                "other: save the model with save_pretrained"
+            )
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             with quiet_transformers():
@@ -68,6 +106,7 @@ class CausalLMRater:
                         **hub_arguments(path),
                         dtype=getattr(torch, dtype),
                         attn_implementation="sdpa",
+                        use_safetensors=True,  # what the fingerprint is made of
                     )
                     .eval()
                     .to(self._device)
@@ -79,6 +118,7 @@ class CausalLMRater:
             raise UserError(f"rater.model: {path} cannot be loaded: {first}") from None
         self._template = YesNoTemplate(tokenizer, max_length)
         self._max_length = max_length
+        self.report = CutReport(max_length)
         window = getattr(config, "sliding_window", None)
         if window and max_length > window:
             raise UserError(
@@ -108,6 +148,7 @@ class CausalLMRater:
         for place, item in enumerate(items):
             if wanted[place].any():
                 question = self._template.question(item.prompt, item.response)
+                self.report.count(question)
                 by_prompt.setdefault(question.prompt, []).append((place, question))
         with torch.inference_mode():
             for prompt, questions in by_prompt.items():

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
-from rmexp.preferences import Prompt, prompt_from_messages, prompt_from_text
 from rmexp.preferences.read import file_rows
+from rmexp.preferences.rows import read_prompt
 from rmexp.rating.rater import Item
 from rmexp.rules import Rule, RuleSet
 
@@ -74,20 +73,3 @@ def read_labelled(path: Path | str, rules: RuleSet) -> LabelledResponses:
     return LabelledResponses(
         tuple(items), tuple(rules.rules[i] for i in used), np.ascontiguousarray(table[:, used])
     )
-
-
-def read_prompt(value: Any, where: str) -> Prompt:
-    """A prompt from a text or a list of messages.
-
-    Raises:
-        UserError: naming ``where``.
-    """
-    if isinstance(value, str):
-        return prompt_from_text(value)
-    try:
-        return prompt_from_messages(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{where}: 'prompt' must be a text or a list of {{role, content}} that ends with the "
-            "user's"
-        ) from error

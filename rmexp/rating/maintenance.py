@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,11 @@ def store_stats(store: RatingStore) -> StoreStats:
     Raises:
         UserError: the file is damaged.
     """
+    with store.snapshot():
+        return _counted(store)
+
+
+def _counted(store: RatingStore) -> StoreStats:
     raters = store.raters()
     responses: Counter[int] = Counter()
     ratings: Counter[int] = Counter()
@@ -126,6 +131,11 @@ def export_ratings(store: RatingStore, path: Path) -> int:
     Raises:
         UserError: the file cannot be written.
     """
+    with store.snapshot():
+        return _export(store, path)
+
+
+def _export(store: RatingStore, path: Path) -> int:
     import pyarrow
     import pyarrow.parquet
 
@@ -205,6 +215,21 @@ def import_ratings(store: RatingStore, path: Path) -> int:
         raise UserError(f"{path}: cannot read the export: {error}") from error
     clear_assembled(store.directory)
     return read
+
+
+def raters_named(store: RatingStore, starts: Sequence[str]) -> Callable[[Fingerprint], bool]:
+    """Whether a rater's fingerprint begins with one of the given starts.
+
+    Raises:
+        UserError: no rater of the store begins with one of them, such as a slip of the pen whose
+            ratings would be deleted.
+    """
+    raters = store.raters().values()
+    for start in starts:
+        if not any(rater.hexdigest.startswith(start) for rater in raters):
+            there = ", ".join(f"{rater.kind} {rater.short}" for rater in raters) or "none"
+            raise UserError(f"--keep {start}: no such rater in {store.path}; there are: {there}")
+    return lambda rater: rater.hexdigest.startswith(tuple(starts))
 
 
 def prune_ratings(

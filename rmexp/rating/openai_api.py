@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
+from rmexp.preferences import prompt_from_text
 from rmexp.rating.api_answers import (
     answer_weights,
     is_malformed,
@@ -30,17 +31,27 @@ from rmexp.rating.api_answers import (
     word_weights,
 )
 from rmexp.rating.api_report import Estimate, Price, Report
-from rmexp.rating.rater import Item, RatedBatch
+from rmexp.rating.endpoint import (
+    KEY_VARIABLE,
+    OPENAI,
+    check_key,
+    endpoint_address,
+    refuse_hopeless,
+    refused_key,
+    said,
+)
+from rmexp.rating.rater import Item, RatedBatch, RaterStopped
 from rmexp.rating.yes_no import list_text, psi_and_relevance, question_text
 from rmexp.rules import Rule
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 _CHARACTERS_PER_TOKEN = 3.5  # for estimates alone; English text has 4 to 4.5
 _TOKENS_PER_MESSAGE = 8
 _ANSWER_TOKENS = 4
 _TOKENS_PER_LISTED_ANSWER = 8
 _LONGEST_WAIT = 120.0
 _UNREADABLE_ATTEMPTS = 2
+_MOST_IN_A_ROW = 20  # questions given up before the endpoint itself is doubted
+_SPENT = "spending limit"
 
 
 @dataclass(frozen=True)
@@ -61,17 +72,22 @@ class _Ask:
         return _TOKENS_PER_LISTED_ANSWER * len(self.columns)
 
 
+_HARMLESS = _Ask(0, (0,), question_text(prompt_from_text("Hi"), "Hello!", Rule("", "", "Greet.")))
+
+
 class OpenAIRater:
     """Asks an OpenAI-compatible endpoint whether responses follow rules.
 
     Requests that fail for a passing reason (429, 5xx, time-out, broken connection, a body that is
     no answer) are sent again with growing, jittered pauses, at least as long as ``Retry-After``
     says; a 429 holds back all requests. What cannot be rated in the end is NaN, and counted by
-    reason in :attr:`report`. The key is read from ``OPENAI_API_KEY``.
+    reason in :attr:`report`; where that is so of many questions in a row, and of a harmless one
+    too, the rater stops. The key is read from ``OPENAI_API_KEY``.
 
     Args:
         model: name at the endpoint.
-        base_url: None for OpenAI's own; a local server needs no key.
+        base_url: None for the address in ``OPENAI_BASE_URL``, else OpenAI's own; a local server
+            needs no key.
         concurrency: requests in flight.
         probabilities: ask for log probabilities; False for endpoints that refuse the question.
         rules_per_request: 1, or more for cheaper answers without probabilities; the rules of one
@@ -110,18 +126,19 @@ class OpenAIRater:
         except ImportError as error:
             raise UserError("rater=openai needs the openai client: pip install openai") from error
         self._openai = openai
-        self._model, self._base_url, self._timeout = model, base_url, timeout
+        self._model, self._base_url, self._timeout = model, endpoint_address(base_url), timeout
         self._concurrency, self._attempts = concurrency, attempts
         self._rules_per_request, self._first_pause = rules_per_request, first_pause
         self._probabilities = probabilities and rules_per_request == 1
         self._max_cost, self._price = max_cost, price
         self._reserved = 0.0
         self._resume_at = 0.0
+        self._answered, self._in_a_row = False, 0
         self.report = Report()
         self.fingerprint: Fingerprint = fingerprint(
             "openai",
             model=model,
-            base_url=base_url,
+            base_url=self._base_url,
             rules_per_request=rules_per_request,
             probabilities=self._probabilities,
             question=question_text((), "", Rule("", "", "")) + list_text((), "", ()),
@@ -150,20 +167,22 @@ class OpenAIRater:
         """Rate items by rules; see :class:`rmexp.rating.rater.Rater`.
 
         Raises:
-            UserError: there is no key, or the endpoint knows neither the key nor the model, or
-                refuses to give log probabilities.
+            UserError: there is no key.
+            RaterStopped: the endpoint knows neither the key nor the model, refuses to give log
+                probabilities, has no quota left, or answers no question any more.
         """
         check_key(self._base_url)
         weights = np.full((len(items), len(rules), 3), np.nan)
         asks = deque(self._asks(items, rules, wanted))
-        _run(self._ask_all(asks, items, rules, weights))
-        psi = np.full(weights.shape[:2], np.nan, np.float32)
-        relevance = psi.copy()
-        rated = ~np.isnan(weights[..., 0])
-        if rated.any():
-            with np.errstate(divide="ignore"):
-                psi[rated], relevance[rated] = psi_and_relevance(np.log(weights[rated]))
-        return RatedBatch(psi, relevance)
+        stopped: UserError | None = None
+        try:
+            _run(self._ask_all(asks, items, rules, weights))
+        except UserError as error:
+            stopped = error
+        rated = _batch(weights)
+        if stopped is not None:
+            raise RaterStopped(str(stopped), rated) from stopped
+        return rated
 
     def _asks(
         self,
@@ -195,15 +214,17 @@ class OpenAIRater:
         rules: Sequence[Rule],
         weights: NDArray[np.float64],
     ) -> None:
-        def give_up(ask: _Ask, columns: tuple[int, ...], reason: str) -> None:
+        async def give_up(ask: _Ask, columns: tuple[int, ...], reason: str) -> None:
             self.report.give_up(items[ask.row], [rules[j].id for j in columns], reason)
+            if reason != _SPENT:
+                await self._doubt(client, reason)
 
         async def work() -> None:
             while asks:
                 ask = asks.popleft()
                 completion, reason = await self._request(client, ask)
                 if completion is None:
-                    give_up(ask, ask.columns, reason)
+                    await give_up(ask, ask.columns, reason)
                     continue
                 unread = self._read(completion, ask, weights)
                 if unread and ask.unreadable + 1 < _UNREADABLE_ATTEMPTS:
@@ -212,12 +233,12 @@ class OpenAIRater:
                         self._ask(items[ask.row], ask.row, unread, rules, ask.unreadable + 1)
                     )
                 elif unread:
-                    give_up(ask, unread, "neither Yes, No nor Irrelevant")
+                    await give_up(ask, unread, "neither Yes, No nor Irrelevant")
 
         async with self._openai.AsyncOpenAI(
             # Local servers ask for none, but the client insists on one.
             api_key=os.environ.get(KEY_VARIABLE) or "none",
-            base_url=self._base_url,
+            base_url=self._base_url or OPENAI,
             timeout=self._timeout,
             max_retries=0,  # ours count, and hold back all requests together
         ) as client:
@@ -238,7 +259,7 @@ class OpenAIRater:
             await self._pause_for_all()
             cost = self._reserve(ask)
             if cost is None:
-                reason = "spending limit"
+                reason = _SPENT
                 break
             wait: float | None = None
             try:
@@ -250,7 +271,11 @@ class OpenAIRater:
                 reason = "malformed body"
             except self._openai.APIStatusError as error:
                 reason = f"status {error.status_code}"
-                self._refuse_hopeless(error)
+                refuse_hopeless(error, self._model, self._probabilities)
+                # Of the key, or, as moderating gateways have it, of this one text.
+                forbidden = error.status_code == 403 and not self._answered
+                if forbidden and await self._refusal(client):
+                    raise refused_key(error) from error
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     break
                 wait = retry_after(error.response.headers)
@@ -313,6 +338,7 @@ class OpenAIRater:
         return cost
 
     def _book(self, completion: Any, ask: _Ask) -> None:
+        self._answered, self._in_a_row = True, 0
         usage = getattr(completion, "usage", None)
         input_tokens = getattr(usage, "prompt_tokens", None) or ask.input_tokens
         output_tokens = getattr(usage, "completion_tokens", None) or ask.output_tokens
@@ -321,24 +347,36 @@ class OpenAIRater:
         if self._price is not None:
             self.report.cost += self._price.of(input_tokens, output_tokens)
 
-    def _refuse_hopeless(self, error: Any) -> None:
-        """UserError for what no other question would change."""
-        if error.status_code in (401, 403):
+    async def _doubt(self, client: Any, reason: str) -> None:
+        """UserError where question after question is given up, and a harmless one too."""
+        self._in_a_row += 1
+        if self._in_a_row < _MOST_IN_A_ROW:
+            return
+        self._in_a_row = 0
+        refusal = await self._refusal(client)
+        if refusal:
             raise UserError(
-                f"rater=openai: the endpoint refused the key ({error.status_code}): "
-                f"check {KEY_VARIABLE} and rater.base_url"
-            ) from error
-        if error.status_code == 404:
-            raise UserError(
-                f"rater.model: the endpoint does not know '{self._model}' (404): "
-                "check rater.model and rater.base_url"
-            ) from error
-        refused = error.status_code in (400, 422) and "logprobs" in error.response.text
-        if self._probabilities and refused:
-            raise UserError(
-                f"rater=openai: the endpoint gives no log probabilities ({error.status_code}): "
-                "set rater.probabilities=false to rate by the answer's word"
-            ) from error
+                f"rater=openai: {_MOST_IN_A_ROW} questions in a row could not be rated (last: "
+                f"{reason}), nor could a harmless one: {refusal}; what was rated is kept, so the "
+                "same command goes on from here"
+            )
+
+    async def _refusal(self, client: Any) -> str:
+        """What the endpoint says to a harmless question; empty where it answers."""
+        cost = self._reserve(_HARMLESS)
+        if cost is None:
+            return ""
+        try:
+            self.report.requests += 1
+            completion = await client.chat.completions.create(**self._arguments(_HARMLESS))
+            if is_malformed(completion):
+                return "a body that is no answer"
+            self._book(completion, _HARMLESS)
+        except (ValueError, self._openai.OpenAIError) as error:
+            return said(error)
+        finally:
+            self._reserved -= cost
+        return ""
 
     def _pause(self, attempt: int) -> float:
         """Full jitter over a doubling span."""
@@ -354,10 +392,15 @@ class OpenAIRater:
             await asyncio.sleep(left + random.uniform(0, self._first_pause))
 
 
-def check_key(base_url: str | None) -> None:
-    """UserError where there is no key; a local server needs none."""
-    if not os.environ.get(KEY_VARIABLE) and base_url is None:
-        raise UserError(f"rater=openai: set the environment variable {KEY_VARIABLE}")
+def _batch(weights: NDArray[np.float64]) -> RatedBatch:
+    """Ratings from the weights of the three answers ``[items, rules, 3]``, NaN where none came."""
+    psi = np.full(weights.shape[:2], np.nan, np.float32)
+    relevance = psi.copy()
+    rated = ~np.isnan(weights[..., 0])
+    if rated.any():
+        with np.errstate(divide="ignore"):
+            psi[rated], relevance[rated] = psi_and_relevance(np.log(weights[rated]))
+    return RatedBatch(psi, relevance)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -15,13 +15,13 @@ from rmexp.errors import UserError
 from rmexp.preferences import Pair
 from rmexp.rating.assembled import assembled_key, load_assembled, save_assembled
 from rmexp.rating.claims import claiming
-from rmexp.rating.rater import Embedder, Item, RatedBatch, Rater
+from rmexp.rating.rater import Embedder, Item, RatedBatch, Rater, RaterStopped
 from rmexp.rating.relevance import prompt_relevance
 from rmexp.rating.store import RatingStore
 from rmexp.rating.store_records import item_key
 from rmexp.rules import RuleSet
 
-OnMissing = Literal["rate", "error"]
+OnMissing = Literal["rate", "error", "leave"]
 Progress = Callable[[int, int], None]
 _BATCH_ITEMS = 64
 
@@ -73,7 +73,8 @@ def rate_pairs(
         rules: the rules, column by column.
         rater: rates what is missing.
         store: where ratings are looked up and kept.
-        on_missing: ``rate``, or ``error`` to stop where the store lacks a rating.
+        on_missing: ``rate``, ``error`` to stop where the store lacks a rating, or ``leave`` to
+            ask for nothing: NaN where it lacks one.
         wanted: bool ``[pairs, rules]``: the entries to rate; None for all.
         embedder: gives relevance where the rater measures none; without it the rater's own
             attribute ``embedder``.
@@ -104,7 +105,7 @@ def rate_pairs(
             )
 
     found = _Ratings(pairs, rules, rater, store, wanted)
-    if found.missing:
+    if found.missing and on_missing != "leave":
         if on_missing == "error":
             raise UserError(
                 f"{store.path}: {found.missing} of {found.total} ratings are missing: run "
@@ -225,7 +226,12 @@ class _Ratings:
             items = [self._items[batch[row]] for row in rows]
             rules = [self._rules[column] for column in columns]
             block = np.ix_(rows, columns)
-            rated = self._rater.rate(items, rules, lacking[block])
+            try:
+                rated = self._rater.rate(items, rules, lacking[block])
+            except RaterStopped as stopped:
+                kept = _checked(stopped.rated, lacking[block])
+                self._store.put(self._rater.fingerprint, items, rules, kept)
+                raise
             rated = _checked(rated, lacking[block])
             self.rated += self._store.put(self._rater.fingerprint, items, rules, rated)
             stored.psi[block] = np.where(lacking[block], rated.psi, stored.psi[block])
@@ -244,7 +250,8 @@ class _Ratings:
                 warnings.simplefilter("ignore", RuntimeWarning)  # both sides NaN stay NaN
                 both = np.stack([self.relevance[self.side_a], self.relevance[self.side_b]])
                 return np.nanmean(both, axis=0)
-        if not needed:
+        # A rater that could rate nothing at all has not shown that it measures none.
+        if not needed or (embedder is None and not rated.any()):
             return np.full((len(self._pairs), len(self._rules)), np.nan, np.float32)
         if embedder is None:
             raise UserError(

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.preferences import Prompt
 from rmexp.rules import Rule
@@ -36,6 +37,18 @@ class RatedBatch:
     relevance: NDArray[np.float32] | None = None
 
 
+class RaterStopped(UserError):
+    """The rater cannot go on, whatever it is asked.
+
+    Attributes:
+        rated: what it rated before, which may have been paid for.
+    """
+
+    def __init__(self, message: str, rated: RatedBatch):
+        super().__init__(message)
+        self.rated = rated
+
+
 class Rater(Protocol):
     """Anything that rates responses by rules."""
 
@@ -57,6 +70,9 @@ class Rater(Protocol):
             items: responses with their prompts.
             rules: the rules, one per column.
             wanted: bool ``[items, rules]``, the entries to rate; None for all.
+
+        Raises:
+            RaterStopped: the rater cannot go on; its ratings so far are kept.
         """
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, file_sha256, fingerprint
 from rmexp.preferences.read import file_rows
-from rmexp.rating.labelled import read_prompt
+from rmexp.preferences.rows import read_prompt
 from rmexp.rating.rater import Embedder, Item, RatedBatch, only_wanted
 from rmexp.rating.store_records import item_key
 from rmexp.rules import Rule, RuleSet

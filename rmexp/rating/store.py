@@ -25,6 +25,7 @@ from rmexp.rating.store_file import REMEDY, create_tables, refuse_foreign
 from rmexp.rating.store_records import (
     ENTRY,
     StoredRecord,
+    delete_orphans,
     intern,
     is_damaged,
     item_key,
@@ -148,6 +149,12 @@ class RatingStore:
                 merge_record(connection, rater_id, key, entries)
         return int(known.sum())
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reading within sees one state of the file, whoever writes meanwhile."""
+        with self._transaction("BEGIN"):
+            yield
+
     def raters(self) -> dict[int, Fingerprint]:
         """The raters whose ratings are stored, by the number that stands for them."""
         with self._transaction("BEGIN") as connection:
@@ -228,6 +235,7 @@ class RatingStore:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             # Rules keep their numbers for good: other processes remember them.
             connection.executemany("DELETE FROM raters WHERE id = ?", [(r,) for r in raters])
+            deleted += delete_orphans(connection)
         if deleted:
             with suppress(sqlite3.OperationalError):  # in use elsewhere: the space is reused
                 self._open().execute("VACUUM")
@@ -291,6 +299,9 @@ class RatingStore:
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         try:
             connection = self._open()
+            if begin == "BEGIN" and connection.in_transaction:
+                yield connection  # within a snapshot
+                return
             connection.execute(begin)
             try:
                 yield connection

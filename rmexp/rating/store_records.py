@@ -66,9 +66,15 @@ def unpack(body: bytes) -> NDArray[np.void]:
 def merge_record(
     connection: sqlite3.Connection, rater_id: int, key: bytes, entries: NDArray[np.void]
 ) -> None:
-    """Write entries into the record of a key, beside what it holds of other rules."""
+    """Write entries into the record of a key, beside what it holds of other rules.
+
+    Raises:
+        sqlite3.DatabaseError: what it holds is damaged; a new checksum would hide that.
+    """
     row_id = row_id_of(key)
     stored = connection.execute("SELECT body FROM ratings WHERE item = ?", (row_id,)).fetchone()
+    if stored is not None and is_damaged(stored[0]):
+        raise sqlite3.DatabaseError("a record has another checksum")
     # Two items whose first 8 bytes agree share a row; the later one takes it. That costs a new
     # rating (about once in 10**7 stores of a million items), never a wrong one.
     if stored is not None and stored[0][4:12] == key[8:]:
@@ -93,6 +99,18 @@ def thin_record(
     elif gone:
         connection.execute("DELETE FROM ratings WHERE item = ?", (row_id_of(record.key),))
     return gone
+
+
+def delete_orphans(connection: sqlite3.Connection) -> int:
+    """Delete records of raters that are gone; returns how many entries went.
+
+    Another process may have added them behind the scan that deletes a rater's records.
+    """
+    orphans = "FROM ratings WHERE rater NOT IN (SELECT id FROM raters)"
+    size = f"SELECT SUM((LENGTH(body) - {_HEAD}) / {ENTRY.itemsize}) {orphans}"
+    gone = connection.execute(size).fetchone()[0]
+    connection.execute(f"DELETE {orphans}")
+    return int(gone or 0)
 
 
 def write_record(

@@ -39,6 +39,7 @@ _RULE = "\n\nRule: "
 # Small models forget the instructions on the way; where only the answer's word can be read, not
 # the odds of all three, that would lose the rating.
 _CUE = "\n\nAnswer (one word, Yes, No or Irrelevant):"
+_LEAST_PROMPT = 4  # the prompt keeps a fourth of the room
 _MARK = "@@rmexp-question@@"
 
 
@@ -115,14 +116,20 @@ class YesNoTemplate:
             after=self._after,
             answers=self.answer_ids.tolist(),
             max_length=self._max_length,
+            least_prompt=_LEAST_PROMPT,
         )
 
     def question(self, prompt: Prompt, response: str) -> Question:
-        """Tokens of a prompt and a response; the prompt loses its beginning if it is too long."""
+        """Tokens of a prompt and a response, cut where they are too long together.
+
+        The prompt loses its beginning down to a quarter of the room, then the response its end:
+        whether a response follows a rule cannot be told without any of what it answers.
+        """
         of_prompt, of_response = self._ids(prompt_text(prompt)), self._ids(response)
-        room = self._max_length - len(self._before) - len(self._between)
-        kept_response = of_response[: max(room, 0)]
-        kept_prompt = of_prompt[max(0, len(of_prompt) + len(kept_response) - room) :]
+        room = max(self._max_length - len(self._before) - len(self._between), 0)
+        length = min(len(of_prompt), max(room - len(of_response), room // _LEAST_PROMPT))
+        kept_prompt = of_prompt[len(of_prompt) - length :]
+        kept_response = of_response[: room - length]
         cut = len(of_prompt) + len(of_response) - len(kept_prompt) - len(kept_response)
         return Question(
             tuple(self._before + kept_prompt), tuple(self._between + kept_response), cut

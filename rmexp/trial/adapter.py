@@ -144,17 +144,17 @@ def check(config: AdapterConfig) -> AdapterReport:
 def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, AdapterReport]:
     from rmexp.adapter.train import AdapterTraining, train_rule_adapter
     from rmexp.trial import assembly, reading
-    from rmexp.trial.labelled import part_of, rate
+    from rmexp.trial.labelled import part_of, rate, rated_enough
     from rmexp.trial.record import write_json
 
     _check_device(config.device)
     rules = assembly.rule_set(config)
     data = reading.read_pairs(config.data)
-    pairs = part_of(data, config.data, "train")[: config.data.train_limit]
-    rated = rate(config, pairs, rules)
+    pairs = part_of(data, config.data, "train")
+    rated, critical, unrated = rated_enough(config, rate(config, pairs, rules))
     adapter = train_rule_adapter(
-        pairs,
-        assembly.selector(config, rules).select(rated.context),
+        rated.pairs,
+        critical,
         rules,
         AdapterTraining(
             learning_rate=config.learning_rate,
@@ -183,7 +183,8 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
     write_json(out / REPORT_FILE, report.to_plain())
     rows = [[who, *(q[m].estimate for m in MEASURES)] for who, q in report.quality.items()]
     tracker.table("adapter_quality", ["chooser", *MEASURES], rows)
-    return str(data.report), report
+    left_out = f"; left out of training {len(unrated)} not rated enough" if unrated else ""
+    return f"{data.report}{left_out}", report
 
 
 def _measure(

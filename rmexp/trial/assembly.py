@@ -75,7 +75,7 @@ def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True)
             check_qlora()
     early.check_rater(config.rater)
     if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
-        from rmexp.rating.openai_api import check_key
+        from rmexp.rating.endpoint import check_key
 
         check_key(config.rater.base_url)
     early.check_data(config)

@@ -81,4 +81,4 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
                 **result.to_plain(),
             },
         )
-    return str(data.report), rules, result
+    return "\n".join(filter(None, [str(data.report), labelled.left_out])), rules, result

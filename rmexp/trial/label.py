@@ -60,7 +60,7 @@ def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
         run.summary |= labelled.metrics()
         for name, (columns, rows) in labelled.tables().items():
             run.tracker.table(name, columns, rows)
-    return str(data.report), labelled
+    return "\n".join(filter(None, [str(data.report), labelled.left_out])), labelled
 
 
 def label_rows(labelled: LabelledPairs) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from rmexp.fingerprint import Fingerprint
 from rmexp.labelling.labels import Labels, preference_labels
 from rmexp.labelling.selectors import SelectionContext
 from rmexp.preferences import Pair, PreferenceData, prompt_text
-from rmexp.rating.pairs import PairRatings, rate_pairs
+from rmexp.rating.pairs import OnMissing, PairRatings, rate_pairs
 from rmexp.rating.rater import Rater
 from rmexp.rating.store import RatingStore
 from rmexp.rules import RuleSet
@@ -23,6 +23,7 @@ from rmexp.trial import assembly, reading
 from rmexp.trial.schema import DataConfig, LabellingConfig
 
 _SAMPLES = 20
+_NAMED = 5
 Part = Literal["train", "validation", "test", "all"]
 
 
@@ -54,11 +55,26 @@ class RatedPairs:
 
 @dataclass(frozen=True)
 class LabelledPairs:
-    """Rated pairs with their critical rules ``[pairs, r]`` and labels."""
+    """Rated pairs with their critical rules and labels.
+
+    Attributes:
+        rated: the pairs that could be labelled.
+        critical: rule indices ``[pairs, r]``.
+        labels: of these pairs.
+        unrated: ids of the pairs left out, for want of ratings of theirs.
+    """
 
     rated: RatedPairs
     critical: NDArray[np.int64]
     labels: Labels
+    unrated: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> str:
+        """How many pairs were left out, as text; empty where none was."""
+        if not self.unrated:
+            return ""
+        return f"left out {len(self.unrated)} pairs not rated enough (first: {self.unrated[0]})"
 
     @property
     def agrees(self) -> NDArray[np.float64]:
@@ -99,6 +115,7 @@ class LabelledPairs:
         metrics = {
             "labels/kept": float(kept.sum()),
             "labels/dropped_ties": float((~kept).sum()),
+            "labels/dropped_unrated": float(len(self.unrated)),
             "labels/share_contradictory": self.labels.share_contradictory,
             "labels/mean_margin": float(np.abs(self.labels.margin[kept]).mean()),
         }
@@ -129,11 +146,11 @@ class LabelledPairs:
 
 
 def part_of(data: PreferenceData, config: DataConfig, part: Part) -> tuple[Pair, ...]:
-    """The pairs of one part of the split, or all of them."""
+    """The pairs of one part of the split, or all of them; ``train`` is what a trial trains on."""
     if part == "all":
         return data.pairs
     chosen: tuple[Pair, ...] = getattr(reading.split_pairs(data.pairs, config.split), part)
-    return chosen
+    return chosen[: config.train_limit] if part == "train" else chosen
 
 
 def chosen_before_rating(
@@ -162,6 +179,7 @@ def rate(
     *,
     every_rule: bool = False,
     rater: Rater | None = None,
+    on_missing: OnMissing | None = None,
 ) -> RatedPairs:
     """Rate pairs, paying only for what the rating store lacks.
 
@@ -174,6 +192,7 @@ def rate(
         progress: called with (ratings done, ratings wanted).
         every_rule: rate every rule, whatever the selector needs.
         rater: None for the one that the config names.
+        on_missing: None for what the config says.
     """
     chosen = None if every_rule else chosen_before_rating(config, pairs, rules)
     rater = rater or assembly.rater(config, rules)
@@ -183,7 +202,7 @@ def rate(
             rules,
             rater,
             store,
-            on_missing=config.rating.on_missing,
+            on_missing=on_missing or config.rating.on_missing,
             wanted=None if chosen is None else wanted_entries(chosen, len(rules)),
             embedder=assembly.relevance_encoder(config, rater) if chosen is None else None,
             relevance=chosen is None,
@@ -192,27 +211,71 @@ def rate(
     return RatedPairs(tuple(pairs), rules, ratings, rater.fingerprint, chosen)
 
 
+def rated_enough(
+    config: LabellingConfig, rated: RatedPairs
+) -> tuple[RatedPairs, NDArray[np.int64], tuple[str, ...]]:
+    """The pairs whose critical rules can be chosen and are rated.
+
+    One response that a rater cannot rate, for a content filter or a spending limit, takes its own
+    pairs away and no others.
+
+    Returns:
+        The pairs; their critical rules ``[pairs, r]``; ids of the pairs left out.
+
+    Raises:
+        UserError: no pair is left.
+    """
+    ratings = rated.ratings
+    known = ~(np.isnan(ratings.psi_a) | np.isnan(ratings.psi_b))
+    critical = rated.chosen
+    selector = None if critical is not None else assembly.selector(config, rated.rules)
+    if selector is not None and selector.needs_ratings:
+        if config.gamma != 0:
+            known &= ~np.isnan(ratings.relevance)
+        enough = known.sum(axis=1) >= config.r
+    else:
+        if selector is not None:
+            critical = selector.select(rated.context)
+        assert critical is not None
+        enough = np.take_along_axis(known, critical, axis=1).all(axis=1)
+    unrated = tuple(rated.pairs[i].id for i in np.flatnonzero(~enough))
+    if unrated and len(unrated) == len(rated.pairs):
+        raise UserError(
+            f"rater: none of {len(unrated)} pairs has enough ratings to be labelled (pairs "
+            f"{', '.join(unrated[:_NAMED])}{', ...' if len(unrated) > _NAMED else ''}): 'rmexp "
+            "rate' asks again and says why"
+        )
+    if unrated:
+        rated = replace(
+            rated,
+            pairs=tuple(rated.pairs[i] for i in np.flatnonzero(enough)),
+            ratings=replace(
+                ratings,
+                psi_a=ratings.psi_a[enough],
+                psi_b=ratings.psi_b[enough],
+                relevance=ratings.relevance[enough],
+            ),
+            chosen=None if rated.chosen is None else rated.chosen[enough],
+        )
+    if critical is None:
+        assert selector is not None
+        return rated, selector.select(rated.context), unrated
+    return rated, critical[enough], unrated
+
+
 def label(config: LabellingConfig, rated: RatedPairs) -> LabelledPairs:
     """Choose the critical rules, where that is not done, and label by them.
 
+    Pairs without enough ratings are left out, and counted.
+
     Raises:
-        UserError: where no label is left, or a chosen rule could not be rated.
+        UserError: where no label is left.
     """
+    rated, critical, unrated = rated_enough(config, rated)
     ratings = rated.ratings
-    critical = rated.chosen
-    if critical is None:
-        critical = assembly.selector(config, rated.rules).select(rated.context)
-    lacking = np.isnan(ratings.psi_a) | np.isnan(ratings.psi_b)
-    without = np.take_along_axis(lacking, critical, axis=1).any(axis=1)
-    if without.any():
-        raise UserError(
-            f"rater: {int(without.sum())} pairs, first {rated.pairs[int(without.argmax())].id}, "
-            "have a chosen rule that could not be rated; run 'rmexp rate' again, or use "
-            "selection=adaptive, which passes over such rules"
-        )
     labels = preference_labels(ratings.psi_a, ratings.psi_b, critical, tie=config.selection.tie)
     if not labels.kept.any():
         raise UserError(
             "selection.tie: every pair is a tie and was dropped; use another r, gamma or tie"
         )
-    return LabelledPairs(rated, critical, labels)
+    return LabelledPairs(rated, critical, labels, unrated)

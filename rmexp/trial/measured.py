@@ -118,7 +118,7 @@ class InTraining:
         """Metrics by the names that objectives use, and the drift since last time as ``SET/...``.
 
         Raises:
-            ValueError: a score that is no finite number, naming its row.
+            ScoreError: a score that is no finite number, naming its row.
         """
         assert self.model is not None
         results = measure(self.model, self.sets)

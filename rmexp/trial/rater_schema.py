@@ -48,7 +48,9 @@ class OpenAIConfig(Section):
 
     kind: Literal["openai"]
     model: str = Field(description="model name at the endpoint")
-    base_url: str | None = Field(None, description="endpoint; None for the default")
+    base_url: str | None = Field(
+        None, description="endpoint; None for OPENAI_BASE_URL, else OpenAI's own"
+    )
     concurrency: int = Field(16, ge=1, description="requests in flight")
     timeout: float = Field(60.0, gt=0, description="seconds for one request")
     attempts: int = Field(8, ge=1, description="requests for one question before it is given up")

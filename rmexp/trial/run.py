@@ -151,8 +151,11 @@ def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None
     )
     rules = assembly.rule_set(config)
     splits = read_and_note(trial, rules)
-    labelled = label_training_pairs(trial, rate_training_pairs(trial, splits.train, rules))
-    train(trial, splits, labelled.labels, {}, None, None)
+    # What rank 0 could not have rated is not asked for again: an answer now would give this rank
+    # other pairs to train on.
+    rated = rate_training_pairs(trial, splits.train, rules, on_missing="leave")
+    labelled = label_training_pairs(trial, rated)
+    train(trial, splits, labelled, {}, None, None)
 
 
 def _run(trial: RunningTrial, report: Report | None) -> None:
@@ -177,7 +180,7 @@ def _run(trial: RunningTrial, report: Report | None) -> None:
     with trial.step("label"):
         labelled = label_training_pairs(trial, rated)
     with trial.step("train"):
-        train(trial, splits, labelled.labels, sets, base, report)
+        train(trial, splits, labelled, sets, base, report)
     with trial.step("evaluate"):
         evaluate(trial, splits, sets, base)
     log_samples(trial, labelled)

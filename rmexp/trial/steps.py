@@ -17,6 +17,7 @@ from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
 from rmexp.labelling.labels import Labels
 from rmexp.preferences import Pair, Splits, pairs_fingerprint
+from rmexp.rating.pairs import OnMissing
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
@@ -183,9 +184,15 @@ def read_and_note(trial: RunningTrial, rules: RuleSet) -> Splits:
     return splits
 
 
-def rate_training_pairs(trial: RunningTrial, pairs: Sequence[Pair], rules: RuleSet) -> RatedPairs:
+def rate_training_pairs(
+    trial: RunningTrial,
+    pairs: Sequence[Pair],
+    rules: RuleSet,
+    *,
+    on_missing: OnMissing | None = None,
+) -> RatedPairs:
     """Ratings of the training pairs; what the store has is not paid for."""
-    rated = rate(trial.config, pairs, rules, trial.advance)
+    rated = rate(trial.config, pairs, rules, trial.advance, on_missing=on_missing)
     trial.identify("rater", rated.rater)
     if trial.config.selection.strategy == "adapter":
         trial.identify("adapter", assembly.selector(trial.config, rules).fingerprint)
@@ -204,7 +211,7 @@ def label_training_pairs(trial: RunningTrial, rated: RatedPairs) -> LabelledPair
 def train(
     trial: RunningTrial,
     splits: Splits,
-    labels: Labels,
+    labelled: LabelledPairs,
     sets: Mapping[str, EvaluationSet],
     base: BaseResult | None,
     report: Report | None,
@@ -246,7 +253,7 @@ def train(
             raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
 
     trained = train_reward_model(
-        training_pairs(splits.train, labels, config),
+        training_pairs(labelled.rated.pairs, labelled.labels, config),
         measured if config.evaluation.every_epoch else None,
         model=config.model.name,
         template=config.model.template,

@@ -261,6 +261,7 @@ def test_reading(tmp_path):
         ({"chosen": "red"}, "'chosen' must be a list"),
         ({"num_correct": 3}, "num_correct=3 of 3"),
         ({"num_correct": None}, "no 'num_correct'"),
+        ({"id": 17}, "row 17: the id must be ref:N or tied:N"),
         ({}, "stands twice"),
     ]:
         path.write_text(json.dumps(plain) + "\n" + json.dumps({**plain, **change}) + "\n")

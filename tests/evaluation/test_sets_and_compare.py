@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +232,20 @@ def test_published_figures_stand_beside_rewardbench_only_and_are_marked(bench: s
     assert "(published)" in page
     assert "Plotly.newPlot" in page
     assert 'src="http' not in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "harmful"}, {"refusal": "b"}, {"tags": ("chosen:polite",)}, {"category": "fraud"}],
+)
+def test_a_set_is_identified_by_all_that_metrics_read(change: dict) -> None:
+    pair = Pair("1", prompt_from_text("p"), "x", "y", "a")
+    changed = pairs_set([replace(pair, **change)], "one").fingerprint
+    assert changed != pairs_set([pair], "one").fingerprint
+
+
+def test_a_set_is_identified_by_how_many_options_are_right(bench2: str) -> None:
+    whole = read_set("rewardbench2", bench2)
+    first, *others = whole.rows
+    fewer = replace(whole, rows=(replace(first, num_correct=2), *others))
+    assert fewer.fingerprint != whole.fingerprint

@@ -56,6 +56,11 @@ def test_one_tag_as_a_text_is_one_tag() -> None:
             "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
             "rejected": "\n\nHuman: Hi?\n\nAssistant: No.",
         },
+        {
+            "prompt": "Hi?",
+            "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
+            "rejected": "Human: Hi?\n\nAssistant: No.",
+        },
         {"prompt": "\n\nHuman: Hi?", "chosen": "Yes.", "rejected": "No."},
         {"prompt": "Hi?", "response": ["Yes.", "No."]},
     ],
@@ -124,6 +129,15 @@ BROKEN = {
     "ends with an empty assistant turn": {
         "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
         "rejected": "\n\nHuman: Hi?\n\nAssistant:",
+    },
+    "'chosen' ends with a human turn": {
+        "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Why?",
+        "rejected": "\n\nHuman: Hi?\n\nAssistant: No.",
+    },
+    "'rejected' is a whole dialogue": {
+        "prompt": "Hi?",
+        "chosen": "Yes.",
+        "rejected": "\n\nHuman: Hi?\n\nAssistant: No.",
     },
     "must start with": {"chosen": "So: \n\nAssistant: Yes.", "rejected": "So: \n\nAssistant: No."},
     "end with a human turn": {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,19 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_response_its_end(folder: P
     assert tokenizer.decode(question.prompt).endswith("xend of it")
     assert tokenizer.decode(question.response).endswith("0123456789")
     assert question.cut == 49
-    long = template.question(prompt_from_text("abc"), "r" * 15 + "s" * 15)
-    assert tokenizer.decode(long.response).endswith("r" * 15 + "s" * 5)
-    assert not tokenizer.decode(long.prompt).endswith("c")
+    long = template.question(prompt_from_text("abcdefgh"), "r" * 12 + "s" * 15)
+    assert tokenizer.decode(long.response).endswith("r" * 12 + "s" * 3)
+    assert tokenizer.decode(long.prompt).endswith("\ndefgh"), "a quarter of the room is kept"
+    assert long.cut == 3 + 12
+
+
+def test_what_is_cut_is_counted(folder: Path) -> None:
+    rater = CausalLMRater(folder, max_length=600, device="cpu")
+    rater.rate(ITEMS[:2], RULES[:1])
+    assert str(rater.report) == "2 responses asked about, none cut"
+    rater.rate([Item(PROMPT, "long " * 200), ITEMS[2]], RULES[:1])
+    assert (rater.report.responses, rater.report.cut) == (4, 1)
+    assert f"1 cut by {rater.report.tokens} tokens" in str(rater.report)
 
 
 def test_the_date_does_not_move_questions(folder: Path) -> None:
@@ -137,6 +148,14 @@ def test_models_that_cannot_answer_are_refused(folder: Path, tmp_path: Path) -> 
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="chat template"):
         YesNoTemplate(tokenizer, 100)
+
+
+def test_weights_that_no_fingerprint_holds_are_refused(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "bin"
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({}, own / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"rater\.model: .* has no \.safetensors file"):
+        CausalLMRater(own, device="cpu")
 
 
 def test_other_lengths_and_types_are_other_raters(folder: Path, rater: CausalLMRater) -> None:

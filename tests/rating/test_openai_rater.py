@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,9 @@ from rmexp.errors import UserError
 from rmexp.preferences import prompt_from_text
 from rmexp.rating import RatingStore, rate_pairs
 from rmexp.rating.api_answers import answer_weights, listed_answers, retry_after, word_weights
-from rmexp.rating.openai_api import KEY_VARIABLE, OpenAIRater, Price
+from rmexp.rating.endpoint import KEY_VARIABLE
+from rmexp.rating.maintenance import store_stats
+from rmexp.rating.openai_api import OpenAIRater, Price
 from rmexp.rating.rater import Item
 
 pytest.importorskip("openai", reason="the openai client is not installed")
@@ -176,7 +179,7 @@ def test_the_spending_limit_is_not_passed() -> None:
         assert one.report.unrated["spending limit"] == 30 - one.report.ratings
 
 
-def test_a_store_keeps_what_was_rated_and_asks_for_the_rest_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_keeps_what_was_rated_and_asks_for_the_rest_alone(tmp_path: Path) -> None:
     broken = True
 
     def script(text: str, nth: int) -> Reply:
@@ -198,6 +201,7 @@ def test_hopeless_settings_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     for status, body, message in (
         (401, {}, KEY_VARIABLE),
         (404, {}, "does not know 'made'"),
+        (429, {"error": {"code": "insufficient_quota"}}, "quota is used up"),
         (422, {"detail": "Unsupported fields: {'logprobs'}"}, "rater.probabilities=false"),
     ):
         with (
@@ -211,6 +215,62 @@ def test_hopeless_settings_stop_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         OpenAIRater("made").rate(ITEMS, RULES)
     with pytest.raises(UserError, match=r"rater\.price"):
         OpenAIRater("made", base_url="http://127.0.0.1:1/v1", max_cost=1.0)
+
+
+def test_a_moderated_text_is_given_up_alone() -> None:
+    def gateway(text: str, nth: int) -> Reply:
+        return Reply(403, {"error": {}}) if "r0" in text else completion("Yes", LOGS)
+
+    with FaultyServer(gateway) as server:
+        one = rater(server, concurrency=2)  # r0 is asked about before anything is answered
+        rated = one.rate(ITEMS, RULES)
+    np.testing.assert_array_equal(np.isnan(rated.psi).all(axis=1), [True] + [False] * 4)
+    assert one.report.unrated == Counter({"status 403": 6})
+
+
+def test_a_forbidden_key_stops_at_once() -> None:
+    with (
+        FaultyServer(lambda text, nth: Reply(403, {"error": {}})) as server,
+        pytest.raises(UserError, match=rf"refused the key \(403\).*{KEY_VARIABLE}"),
+    ):
+        rater(server, concurrency=2).rate(ITEMS, RULES)
+    assert len(server.asked) <= 4
+
+
+def test_what_was_rated_before_a_stop_is_kept(tmp_path: Path) -> None:
+    def revoked(text: str, nth: int) -> Reply:
+        return Reply(401, {}) if len(server.asked) > 5 else completion("Yes", LOGS)
+
+    pairs, rules = make_pairs(4), make_rules(3)
+    with FaultyServer(revoked) as server, RatingStore(tmp_path) as store:
+        one = rater(server, concurrency=1)
+        with pytest.raises(UserError, match="refused the key"):
+            rate_pairs(pairs, rules, one, store)
+        assert store_stats(store).ratings == 5
+
+
+def test_an_endpoint_that_answers_nothing_stops_the_rater(tmp_path: Path) -> None:
+    def down(text: str, nth: int) -> Reply:
+        gone = len(server.asked) > 7
+        return Reply(500, {"error": "disk full"}) if gone else completion("Yes", LOGS)
+
+    pairs, rules = make_pairs(8), make_rules(6)
+    with FaultyServer(down) as server, RatingStore(tmp_path) as store:
+        one = rater(server, concurrency=2, attempts=2)
+        with pytest.raises(UserError, match=r"20 questions in a row .*status 500.*disk full"):
+            rate_pairs(pairs, rules, one, store)
+        assert len(server.asked) < 70, "of 96 questions, each asked twice"
+        assert store_stats(store).ratings == 7
+
+
+def test_questions_given_up_in_a_row_stop_nothing_that_answers_others() -> None:
+    def script(text: str, nth: int) -> Reply:
+        return Reply(400, {"error": "too long"}) if "Response:\nr" in text else completion("Yes")
+
+    with FaultyServer(script) as server:
+        one = rater(server, concurrency=2)
+        assert np.isnan(one.rate(ITEMS, RULES).psi).all()
+    assert one.report.unrated == Counter({"status 400": 30})
 
 
 def test_words_instead_of_probabilities_are_asked_for_and_counted() -> None:
@@ -238,6 +298,20 @@ def test_the_key_goes_out_but_into_no_fingerprint(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(KEY_VARIABLE, "secret-key")
     one = OpenAIRater("made", base_url="http://127.0.0.1:1/v1")
     assert "secret-key" not in str(one.fingerprint.to_plain())
+
+
+def test_the_address_in_the_environment_is_asked_and_identifies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    openai_own = OpenAIRater("made").fingerprint
+    with FaultyServer(lambda text, nth: completion("Yes", LOGS)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        one = OpenAIRater("made")
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+        assert one.rate(ITEMS[:1], RULES[:1]).psi.tolist() == [[pytest.approx(0.5)]]
+        assert one.fingerprint == rater(server).fingerprint != openai_own
 
 
 def test_a_running_loop_is_no_obstacle() -> None:

@@ -10,6 +10,7 @@ from rating_fakes import HashEmbedder, make_pairs, make_rules
 
 from rmexp.errors import UserError
 from rmexp.preferences import prompt_from_text
+from rmexp.preferences.rows import pair_from_row
 from rmexp.rating import RatingStore, rate_pairs
 from rmexp.rating.labelled import read_labelled
 from rmexp.rating.rater import Item
@@ -115,6 +116,15 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, row: Any, message: s
         RecordedRater(write(tmp_path / "r.jsonl", [row]), RULES)
 
 
+def test_a_dialogue_is_the_prompt_that_a_pair_has(tmp_path: Path) -> None:
+    row = {"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "response": "r"}
+    pair = pair_from_row({**row, "response_a": "r", "response_b": "s"}, "x")
+    path = write(tmp_path / "r.jsonl", [{**row, "psi": [0, 0, 1], "labels": {"rule2": True}}])
+    rated = RecordedRater(path, RULES).rate([Item(pair.prompt, "r")], RULES.rules)
+    np.testing.assert_array_equal(rated.psi, [[0, 0, 1]])
+    assert read_labelled(path, RULES).items == (Item(pair.prompt, "r"),)
+
+
 def test_another_file_is_another_rater(tmp_path: Path) -> None:
     row = {"prompt": "p", "response": "r", "psi": [0, 0, 0]}
     first = RecordedRater(write(tmp_path / "a.jsonl", [row]), RULES)
@@ -140,7 +150,7 @@ def test_labelled_responses_keep_the_rules_that_have_labels(tmp_path: Path) -> N
         ({"prompt": "p", "response": "r", "labels": {"x": True}}, "'x'"),
         ({"prompt": "p", "response": "r", "labels": {"rule0": 0.5}}, "true or false"),
         ({"prompt": "p", "response": "r", "labels": {}}, "no response has a label"),
-        ({"prompt": [], "response": "r", "labels": {}}, "'prompt' must be"),
+        ({"prompt": [], "response": "r", "labels": {}}, "the prompt has no message"),
     ],
 )
 def test_labels_that_cannot_be_read_are_named(tmp_path: Path, row: Any, message: str) -> None:

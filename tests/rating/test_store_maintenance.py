@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import itertools
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rating_fakes import HashRater, make_pairs, make_rules
 
 from rmexp.errors import UserError
+from rmexp.preferences import prompt_from_text
 from rmexp.rating import Item, RatingStore, rate_pairs
 from rmexp.rating.maintenance import (
     copy_store,
@@ -15,6 +20,7 @@ from rmexp.rating.maintenance import (
     prune_ratings,
     store_stats,
 )
+from rmexp.rating.store_records import item_key, row_id_of
 from rmexp.rules import RuleSet
 
 PAIRS = make_pairs(10)
@@ -115,3 +121,59 @@ def test_pruning_rules_keeps_the_rest_of_each_record(store: RatingStore) -> None
     np.testing.assert_array_equal(
         store.get(FIRST.fingerprint, ITEMS, RULES.rules).psi, FIRST.rate(ITEMS, RULES.rules).psi
     )
+
+
+def _between_transactions(
+    store: RatingStore, nth: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Act as another process would, right before a store's nth transaction from now."""
+    begin, count = store._transaction, itertools.count(1)
+
+    def watched(kind: str) -> Any:
+        if next(count) == nth:
+            act()
+        return begin(kind)
+
+    monkeypatch.setattr(store, "_transaction", watched)
+
+
+def test_ratings_added_behind_a_pruning_go_with_their_rater(
+    store: RatingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = RatingStore(store.directory)
+    late = sorted(
+        (Item(prompt_from_text(f"late {n}"), "r") for n in range(9)),
+        key=lambda item: row_id_of(item_key(FIRST.fingerprint, item)),
+    )[:1]
+
+    def add() -> None:
+        other.put(FIRST.fingerprint, late, RULES.rules, FIRST.rate(late, RULES.rules))
+
+    # Raters, rules, the scan and its end; then what is left of the rater goes.
+    _between_transactions(store, 4, add, monkeypatch)
+    assert prune_ratings(store, lambda rater: rater == SECOND.fingerprint) == 126
+    assert [s.rater for s in store_stats(store).raters] == [SECOND.fingerprint]
+    assert {record.rater for record in store.records()} == set(store.raters())
+
+
+def test_what_is_added_during_an_export_is_not_in_it(
+    store: RatingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, third, rules = RatingStore(store.directory), HashRater("third"), make_rules(9).rules
+
+    def add() -> None:
+        for rater in (FIRST, third):
+            other.put(rater.fingerprint, ITEMS, rules, rater.rate(ITEMS, rules))
+
+    _between_transactions(store, 3, add, monkeypatch)
+    assert export_ratings(store, tmp_path / "ratings.parquet") == 136
+
+
+def test_an_import_does_not_hide_damage(store: RatingStore, tmp_path: Path) -> None:
+    export_ratings(store, tmp_path / "ratings.parquet")
+    with sqlite3.connect(store.path) as connection:
+        item, body = connection.execute("SELECT item, body FROM ratings LIMIT 1").fetchone()
+        body = body[:20] + bytes([body[20] ^ 1]) + body[21:]
+        connection.execute("UPDATE ratings SET body = ? WHERE item = ?", (body, item))
+    with pytest.raises(UserError, match="the file is damaged"):
+        import_ratings(store, tmp_path / "ratings.parquet")

@@ -234,12 +234,15 @@ class RefusingRater:
         return rated
 
 
-def test_a_chosen_rule_that_cannot_be_rated_is_named(plain: dict[str, Any], tmp_path: Path) -> None:
-    _train(plain, tmp_path / "adapter")
+def test_pairs_that_cannot_be_rated_are_left_out(plain: dict[str, Any], tmp_path: Path) -> None:
     rater = {**plain["rater"], "target": f"{__name__}:RefusingRater", "options": {}}
+    report, _ = _train(plain, tmp_path / "adapter", rater=rater)
+    assert "left out of training" in report
     own = _with_adapter(plain, tmp_path, rater=rater, out=str(tmp_path / "x.jsonl"))
-    with pytest.raises(UserError, match="have a chosen rule that could not be rated"):
-        label_file(checked(LabelConfig, own))
+    _, labelled = label_file(checked(LabelConfig, own))
+    assert labelled.unrated
+    pairs = labelled.rated.pairs
+    assert not any(r.startswith("I") for p in pairs for r in (p.response_a, p.response_b))
 
 
 @pytest.mark.slow

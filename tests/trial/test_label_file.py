@@ -130,6 +130,53 @@ def test_ties_are_dropped_and_counted_or_given_to_a_side(
     assert chosen == ["x", "y", "x", "y", "x"]
 
 
+class FilteredRater(OddRater):
+    """Cannot rate the responses to prompt 0, nor those to prompt 2 by the last rule."""
+
+    fingerprint = fingerprint("filtered_rater")
+
+    def rate(self, items: Any, rules: Any, wanted: Any = None) -> RatedBatch:
+        rated = super().rate(items, rules, wanted)
+        for row, item in enumerate(items):
+            for column, rule in enumerate(rules):
+                if item.prompt[-1].content in ("02" if rule.id == RULES[-1] else "0"):
+                    rated.psi[row, column] = np.nan
+        return rated
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ({}, ["4", "6", "2"]),
+        ({"selection": {"strategy": "fixed", "rules": RULES[1:]}}, ["4", "6"]),
+        ({"selection": {"strategy": "all"}}, ["4", "6"]),
+    ],
+)
+def test_pairs_without_enough_ratings_are_left_out_and_counted(
+    keys: dict[str, Any], kept: list[str], plain: dict[str, Any], tmp_path: Path
+) -> None:
+    path, out = tmp_path / "mine.jsonl", tmp_path / "labels.jsonl"
+
+    def write(prompts: str) -> None:
+        rows = [{"id": n, "prompt": n, "response_a": "x", "response_b": "y"} for n in prompts]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    keys |= {
+        "rater": {"kind": "custom", "target": f"{__name__}:FilteredRater"},
+        "data": {"source": "files", "path": str(path)},
+    }
+    write("04621")
+    report, labelled = label(plain, out, **keys)
+    assert sorted(json.loads(line)["id"] for line in out.read_text().splitlines()) == sorted(kept)
+    metrics = labelled.metrics()
+    assert (metrics["labels/kept"], metrics["labels/dropped_ties"]) == (len(kept), 1)
+    assert metrics["labels/dropped_unrated"] == 4 - len(kept)
+    assert f"left out {4 - len(kept)} pairs not rated enough (first: 0)" in report
+    write("0")
+    with pytest.raises(UserError, match=r"none of 1 pairs has enough ratings .*\(pairs 0\)"):
+        label(plain, out, **keys)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rmexp.cli import main
+from rmexp.rating import RatingStore
 from rmexp.rules import load_rule_set
 
 RULES = ["answers_alarming_wording", "offers_safe_alternative"]
@@ -35,6 +37,18 @@ def test_rating_is_paid_once_and_shards_add_up(
     assert "80 ratings of 40 responses by 2 rules" in capsys.readouterr().out
 
 
+def test_the_training_part_ends_where_trials_end_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = ["part=train", "data.train_limit=3", "shards=2"]
+    _rate(words, *limit, "shard=0")
+    assert "rated 8, reused 0" in capsys.readouterr().out
+    _rate(words, *limit, "shard=1")
+    assert "rated 4, reused 0" in capsys.readouterr().out
+    _rate(words, "part=test", "data.train_limit=1")
+    assert "rated 28, reused 0" in capsys.readouterr().out
+
+
 def test_ratings_travel_and_are_pruned(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,7 +58,18 @@ def test_ratings_travel_and_are_pruned(
     main(["ratings", "import", "all.parquet", "--cache-dir", there])
     _rate([*words[:-1], f"cache_dir={there}"], "rating.on_missing=error")
     assert "rated 0, reused 80" in capsys.readouterr().out
-    main(["ratings", "prune", "--keep", "nothing", "--cache-dir", there])
+    prune = ["ratings", "prune", "--cache-dir", there]
+    with pytest.raises(SystemExit):
+        main([*prune, "--keep", "typo"])
+    assert re.search(
+        r"--keep typo: no such rater in .*; there are: word_rater [0-9a-f]+",
+        capsys.readouterr().err,
+    )
+    with RatingStore(Path(there) / "ratings") as store:
+        (rater,) = store.raters().values()
+    main([*prune, "--keep", rater.short])
+    assert "0 ratings deleted" in capsys.readouterr().out
+    main([*prune, "--all"])
     assert "80 ratings deleted" in capsys.readouterr().out
 
 
@@ -105,6 +130,7 @@ def test_a_probe_is_taught_checked_and_used(
         (["rater", "fit", "labels=nowhere.jsonl"], "labels: no such file"),
         (["ratings", "export"], "take a FILE"),
         (["ratings", "prune"], "--keep"),
+        (["ratings", "prune", "--keep", "x", "--all"], "or --all"),
         (["ratings", "stats", "--cache-dir", "nowhere"], "no rating store"),
     ],
 )

@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from word_rater import WordRater
 
 from rmexp.errors import UserError
 from rmexp.labelling import preference_labels
 from rmexp.preferences import Pair, prompt_from_text, read_files
+from rmexp.trial import run
 from rmexp.trial.assembly import check_before_anything_heavy
 from rmexp.trial.record import TrialIdentity, TrialRecord
 from rmexp.trial.run import run_trial
@@ -52,6 +55,44 @@ def test_a_trial_runs_the_whole_line_and_writes_its_record(plain: dict, tmp_path
     )
     assert not any(name.startswith("test/") for name in record.metrics)
     assert (tmp_path / "t" / "model" / "model.safetensors").is_file()
+
+
+class FlakyRater(WordRater):
+    """Cannot rate some responses as long as a file is there."""
+
+    def __init__(self, down: str):
+        super().__init__()
+        self.down = Path(down)
+
+    def rate(self, items: Any, rules: Any, wanted: Any = None) -> Any:
+        rated = super().rate(items, rules, wanted)
+        if self.down.exists():
+            rated.psi[[item.response.startswith("I") for item in items]] = np.nan
+        return rated
+
+
+def test_pairs_that_cannot_be_rated_are_left_out_on_every_rank(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = tmp_path / "down"
+    down.touch()
+    plain["rater"] |= {"target": f"{__name__}:FlakyRater", "options": {"down": str(down)}}
+    config = trial_config(plain)
+    trained = []
+    monkeypatch.setattr(
+        run, "train", lambda trial, splits, labelled, *rest: trained.append(labelled)
+    )
+    for step in ("evaluate", "add_to_card"):
+        monkeypatch.setattr(run, step, lambda *rest: None)
+    record = run_trial(config, directory=tmp_path / "t")
+    assert record.state == "complete", record.reason
+    down.unlink()
+    run.join_training(config, directory=tmp_path / "t", resume=False)
+    first, second = trained
+    assert first.unrated == second.unrated
+    assert record.metrics["labels/dropped_unrated"] == len(first.unrated) > 0
+    assert first.rated.pairs == second.rated.pairs
+    np.testing.assert_array_equal(first.critical, second.critical)
 
 
 def test_the_same_config_gives_the_same_bits(plain: dict, tmp_path: Path) -> None:
