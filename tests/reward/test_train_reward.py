@@ -15,8 +15,6 @@ from rmexp.preferences.pair import Pair, prompt_from_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
 from rmexp.reward.model import load_reward_model
-
-
 from rmexp.reward.module import PairOutcomes
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import TrainedModel, train_reward_model
