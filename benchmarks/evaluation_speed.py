@@ -8,7 +8,7 @@ The token ratio is what the peer runs, padding and repeated prompts included, ov
 bounds the ratio of times, and depends on the sample: a batch of 8 is as long as its longest text,
 so the rare long texts of the whole set decide. It is told for the sample and for the whole set.
 
-    python benchmarks/evaluation_speed.py [--rows 200]
+    python benchmarks/evaluation_speed.py [--rows 64 200]
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def sample(kinds: Sequence[str], rows: int | None) -> list[Pair]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200)
-    rows = parser.parse_args().rows
+    parser.add_argument("--rows", type=int, nargs=2, default=[64, 200], help="of each set")
+    sizes = dict(zip(SETS, parser.parse_args().rows, strict=True))
     torch.set_num_threads(1)
     classifier = load_sequence_classifier(resolve_model("smollm2_135m", CACHE), seed=0)
     template = TextTemplate(classifier.tokenizer, name="chat", max_length=1024, causal=True)
@@ -99,7 +99,7 @@ def main() -> None:
             f"{'target':>8}{'token ratio':>13}{'whole set':>11}{'largest difference':>20}"
         )
         for name, kinds in SETS.items():
-            pairs = sample(kinds, rows)
+            pairs = sample(kinds, sizes[name])
             prompts = [p.prompt for p in pairs]
             sides = [[p.chosen for p in pairs], [p.rejected for p in pairs]]
             started = time.process_time()

@@ -73,6 +73,8 @@ def _labels(metrics: Mapping[str, float]) -> list[str]:
     agreement = metrics.get("labels/agreement_with_human")
     text = f"labels: {metrics['labels/kept']:.0f} training pairs"
     text += f", {ties:.0f} ties dropped" if ties else ""
+    unrated = metrics.get("labels/dropped_unrated", 0)
+    text += f", {unrated:.0f} not rated enough" if unrated else ""
     if agreement is not None:
         text += f", agreement with the human preference {agreement:.3f}"
     return [text]

@@ -67,6 +67,12 @@ def test_what_was_read_stands_first_then_the_accuracy_with_its_baselines() -> No
     assert lines[-1] == "objective accuracy = 0.6"
 
 
+def test_pairs_that_were_not_rated_enough_are_counted() -> None:
+    shown = record()
+    shown.metrics["labels/dropped_unrated"] = 3.0
+    assert "2 ties dropped, 3 not rated enough, agreement" in trial_lines(shown)[2]
+
+
 def test_the_rest_is_grouped_and_the_ends_of_an_interval_are_called_so() -> None:
     lines = trial_lines(record())
     groups = [line for line in lines if line.endswith(":")]
