@@ -102,6 +102,7 @@ class Soak:
     seed: int = 0
     controllers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
     _stopped: list[tuple[float, int]] = field(default_factory=list)
 
     def run(self, limit: float = 3600.0) -> dict[str, Any]:
@@ -145,7 +146,8 @@ class Soak:
             if code is not None and code != 0:
                 self.controllers.remove(controller)
                 if code > 0:
-                    self.done[f"controller exit {code}"] += 1
+                    said = (self.root / "controllers.txt").read_text(errors="replace")
+                    self.errors.append(f"exit {code}: {said[-2000:]}")
             elif code == 0 and more_blows:
                 self.controllers.remove(controller)
         while len(self.controllers) < 2:
@@ -240,7 +242,7 @@ class Soak:
             "points finished twice": [p for p, n in points.items() if n > 1],
             "directories shared": [d for d, n in directories.items() if n > 1] + overwritten,
             "processes left": left,
-            "controller errors": [k for k in self.done if "exit" in k],
+            "controller errors": self.errors,
         }
         return {
             "trials": len(trials),
