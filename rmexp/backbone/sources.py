@@ -99,6 +99,8 @@ def resolve_model(name: str | Path, cache_dir: Path) -> Path | str:
                 "give the folder that save_pretrained wrote"
             )
         return path
+    if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():
+        raise UserError(f"model folder {path} not found, though {path.parent} is there")
     if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not path.exists():
         return name
     raise UserError(

@@ -99,7 +99,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
     sweep = plan.study.sweep
     size = "continuous" if math.isinf(plan.space.size) else f"of {plan.space.size:g} points"
     out.print(
-        f"study {plan.study.study}: {sweep.trials} trials, sampler {sweep.sampler.kind}, "
+        f"study {plan.study.study}: {plan.target} trials, sampler {sweep.sampler.kind}, "
         f"pruner {sweep.pruner.kind}, space {size}"
     )
     table = Table("key", "range")
@@ -118,7 +118,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
     for point in listed_points(sweep, plan.space)[:points]:
         study.enqueue_trial(point)
     table = Table(*[d.key for d in plan.space.dimensions], title="first points")
-    for _ in range(min(points, sweep.trials)):
+    for _ in range(min(points, plan.target)):
         trial = study.ask()
         params = plan.space.suggest(trial)
         table.add_row(*[_short(params.get(d.key, "")) for d in plan.space.dimensions])

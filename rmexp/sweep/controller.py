@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -99,10 +100,12 @@ class Controller:
         registration = Registration(self.study, self.folder.locks)
         self._observer = Observer(registration.id, self.folder.locks, self.config.lease)
         self._listed = {params_key(p): p for p in listed_points(self.config, self.space)}
-        self._claims = Claims(self.study, self._ledger, registration.id, self.config.trials)
+        target = min(self.config.trials, len(self._listed) if self._lists_all else math.inf)
+        self._claims = Claims(self.study, self._ledger, registration.id, int(target))
         try:
             with registration.held(self.config.lease):
                 self._ledger.refresh()
+                self._ledger.forgive(self._listed)
                 self.study.sampler = make_sampler(
                     self.config.sampler,
                     self.space,
@@ -133,11 +136,11 @@ class Controller:
             elif self._waiting:
                 time.sleep(self._patience())
                 self._ledger.refresh()
-            elif (
-                self._ledger.finished >= self._claims.target
-                or self._is_late()
-                or (self._is_exhausted() and not self._ledger.running)
-            ):
+            elif self._ledger.finished >= self._claims.target or self._is_late():
+                return
+            elif self._is_exhausted() and not self._ledger.running:
+                left = self._claims.target - self._ledger.finished
+                self._say(f"{left} points of the grid failed; the same command tries them again")
                 return
             else:
                 # Others run the rest; should one of them die, its trials are ours to run again.
@@ -407,9 +410,6 @@ class Controller:
 
     def _say(self, event: str) -> None:
         ledger, target = self._ledger, self._claims.target
-        if self._lists_all:
-            to_come = len(ledger.running) + ledger.unclaimed(self._listed)
-            target = min(target, ledger.finished + to_come)
         left = None
         if self._ended:
             each = (time.monotonic() - self._started) / self._ended

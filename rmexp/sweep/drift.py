@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,7 +14,10 @@ from optuna.distributions import (
 )
 
 from rmexp.errors import UserError
+from rmexp.fingerprint import Fingerprint, differences
 from rmexp.sweep.space import Space
+from rmexp.sweep.study import StudyFolder, finished_trials
+from rmexp.trial.record import TrialRecord
 
 _CONFIG = "config"
 _SPACE = "space"
@@ -67,6 +70,54 @@ def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -
             f"study '{study.study_name}': {'; '.join(differing[:_SHOWN])}{more}: its trials would "
             "not be comparable; give the same, or start another with study=NAME"
         )
+
+
+def refuse_other_content(folder: StudyFolder, study: optuna.Study) -> None:
+    """Compare pairs and rules with those of the study's latest trial: names alone do not tell.
+
+    Raises:
+        UserError: naming what has changed.
+    """
+    for trial in reversed(finished_trials(study)):
+        try:
+            record = TrialRecord.read(folder.trial(trial.number))
+        except UserError:
+            continue
+        moved = content_drift(record, ("pairs", "rules"))
+        if moved:
+            raise UserError(
+                f"study '{folder.name}': {'; '.join(moved)} since trial {trial.number}: new trials "
+                "would not be comparable; bring them back, or start another with study=NAME"
+            )
+        return
+
+
+def content_drift(
+    record: TrialRecord, of: Sequence[str] = ("pairs", "rules", "code", "adapter")
+) -> list[str]:
+    """What a trial's stored config finds otherwise today than the trial did, in words."""
+    from rmexp.trial import assembly, reading
+    from rmexp.trial.versions import code_fingerprint
+
+    config = record.trial_config
+    rules = assembly.rule_set(config)
+    today: dict[str, Callable[[], Fingerprint]] = {
+        "pairs": lambda: reading.read_pairs(config.data).fingerprint,
+        "rules": lambda: rules.fingerprint,
+        "code": code_fingerprint,
+    }
+    if config.selection.strategy == "adapter":
+        today["adapter"] = lambda: assembly.selector(config, rules).fingerprint
+    moved = []
+    for name in of:
+        stored = record.fingerprints.get(name)
+        if stored is None or name not in today:
+            continue
+        parts = differences(Fingerprint.from_plain(stored), today[name]())
+        if parts:
+            named = ", ".join(parts[:5]) + (", ..." if len(parts) > 5 else "")
+            moved.append(f"{name} changed ({named})")
+    return moved
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp.errors import UserError
 from rmexp.sweep.controller import Controller
-from rmexp.sweep.drift import refuse_drift
+from rmexp.sweep.drift import refuse_drift, refuse_other_content
 from rmexp.sweep.executors import make_executor
 from rmexp.sweep.lost_runs import LostRuns
 from rmexp.sweep.progress import Progress
@@ -209,6 +209,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     folder.make()
     study = open_study(folder, plan.study.sweep, plan.space)
     refuse_drift(study, split_config(plan.base)[0], plan.space)
+    refuse_other_content(folder, study)
     study.set_user_attr("target", plan.target)
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
     lost = LostRuns()

@@ -120,9 +120,12 @@ class Ledger:
         """Whether a failed trial's point still waits to be run again."""
         return number in self._owed
 
-    def unclaimed(self, listed: Iterable[str]) -> int:
-        """How many of the listed points nobody has begun."""
-        return sum(not self._claims.get((ENQUEUED, key)) for key in listed)
+    def forgive(self, listed: Iterable[str]) -> None:
+        """Let a new run claim the listed points that failed for good in earlier ones."""
+        lost = {params_key(point_of(t)) for t in self.trials if t.state == TrialState.FAIL}
+        alive = {params_key(point_of(t)) for t in (*self.running.values(), *self._owed.values())}
+        for key in lost.intersection(listed) - alive - self.done.keys():
+            self._claims.pop((ENQUEUED, key), None)
 
     def is_second(self, trial: FrozenTrial) -> bool:
         """Whether another controller was first to claim what this trial was made for."""

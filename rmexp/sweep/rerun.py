@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from rmexp.errors import DriftError
-from rmexp.fingerprint import Fingerprint, differences
+from rmexp.sweep.drift import content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
-from rmexp.trial.schema import TrialConfig
 
 OnDrift = Literal["refuse", "warn"]
 RERUNS = "reruns"  # folder below the study's
@@ -135,7 +134,7 @@ def refuse_drift(
     Raises:
         DriftError: something has, and ``on_drift`` is refuse.
     """
-    drift = [*_version_drift(old), *_content_drift(old, old.trial_config)]
+    drift = [*_version_drift(old), *content_drift(old)]
     if drift and on_drift == "refuse":
         raise DriftError(
             f"trial {number} of '{folder.name}' cannot be repeated exactly: {'; '.join(drift)}; "
@@ -165,27 +164,3 @@ def _version_drift(old: TrialRecord) -> list[str]:
         for name, version in old.versions.items()
         if today.get(name) != version
     ]
-
-
-def _content_drift(old: TrialRecord, config: TrialConfig) -> list[str]:
-    from rmexp.trial import assembly, reading
-    from rmexp.trial.versions import code_fingerprint
-
-    rules = assembly.rule_set(config)
-    today = {
-        "pairs": reading.read_pairs(config.data).fingerprint,
-        "rules": rules.fingerprint,
-        "code": code_fingerprint(),
-    }
-    if config.selection.strategy == "adapter":
-        today["adapter"] = assembly.selector(config, rules).fingerprint
-    moved = []
-    for name, now in today.items():
-        stored = old.fingerprints.get(name)
-        if stored is None:
-            continue
-        parts = differences(Fingerprint.from_plain(stored), now)
-        if parts:
-            named = ", ".join(parts[:5]) + (", ..." if len(parts) > 5 else "")
-            moved.append(f"{name} changed ({named})")
-    return moved

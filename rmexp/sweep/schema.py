@@ -59,6 +59,16 @@ class SweepConfig(Section):
         description="None is SQLite in the study's folder, for one host; `journal` is a file there "
         "and `journal:///path` one elsewhere, for shared file systems; or a database URL",
     )
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _storage_is_known(cls, value: str | None) -> str | None:
+        if value is not None and value != "journal" and "://" not in value:
+            raise ValueError(
+                f"must be null, journal, or a URL such as sqlite:///file.db, got {value!r}"
+            )
+        return value
+
     max_failures: int = Field(5, ge=0, description="failed trials after which the sweep stops")
     retry: dict[FailureKind, int] = Field(
         default_factory=_retry_lost_workers,

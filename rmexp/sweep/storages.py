@@ -25,11 +25,13 @@ def open_storage(url: str, *, write: bool = True) -> BaseStorage:
     Args:
         url: ``sqlite:///path``, ``journal:///path``, or a SQLAlchemy URL such as
             ``postgresql://user@host/name``.
-        write: False for a reader, which then never keeps writers waiting.
+        write: False for a reader, which never keeps writers waiting and makes no file.
 
     Raises:
         UserError: it cannot be opened, or its driver is not installed.
     """
+    if not write:
+        _refuse_missing(url)
     if url.startswith(_JOURNAL):
         path = Path(url.removeprefix(_JOURNAL))
         if not path.parent.is_dir():
@@ -51,6 +53,13 @@ def open_storage(url: str, *, write: bool = True) -> BaseStorage:
     if write:
         _lock_first(storage)
     return storage
+
+
+def _refuse_missing(url: str) -> None:
+    for scheme in (_JOURNAL, "sqlite:///"):
+        path = Path(url.removeprefix(scheme))
+        if url.startswith(scheme) and not path.is_file():
+            raise UserError(f"sweep.storage: no study is kept in {path}: there is no such file")
 
 
 def gather(database: Path) -> None:

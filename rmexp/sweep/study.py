@@ -72,11 +72,16 @@ class StudyFolder:
 
     def storage_url(self, configured: str | None) -> str:
         """The Optuna storage: as configured, or a file in this folder."""
-        if configured == "journal" or (configured is None and self.journal.exists()):
+        if configured == "journal" or (configured is None and self._has_journal):
             return f"journal:///{self.journal.resolve()}"
         if configured is None and self.marker.exists():
             return str(json.loads(self.marker.read_text(encoding="utf-8"))["storage"])
         return configured or f"sqlite:///{self.database.resolve()}"
+
+    @property
+    def _has_journal(self) -> bool:
+        # One that was opened and never written to holds no study.
+        return self.journal.exists() and self.journal.stat().st_size > 0
 
     @property
     def changed(self) -> float | None:

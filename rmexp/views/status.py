@@ -84,7 +84,8 @@ def summary(view: StudyView) -> str:
         f"{finished}{target} done (complete {counts['complete']}, pruned {counts['pruned']}), "
         f"failed {counts['failed']}, running {counts['running']}"
     )
-    if not counts["running"] and counts["interrupted"]:
+    reached = view.target is not None and finished >= view.target
+    if not counts["running"] and counts["interrupted"] and not reached:
         text += f" (stopped; {counts['interrupted']} interrupted, the same command goes on)"
     if len(view.objectives) == 1 and view.best:
         best = view.trial(view.best[0])

@@ -17,6 +17,16 @@ from rmexp.backbone.sources import (
 from rmexp.errors import UserError
 
 
+def test_a_missing_local_folder_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    with pytest.raises(UserError, match="model folder outputs/nope not found"):
+        resolve_model("outputs/nope", tmp_path)
+    assert resolve_model("owner/name", tmp_path) == "owner/name"
+
+
 def test_sources_import_nothing_heavy():
     code = (
         "import sys, rmexp.backbone.sources, rmexp.backbone.options, rmexp.reward.options, "

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from sweep_doubles import FakeExecutor, controller_of
 
 from rmexp.errors import UserError
-from rmexp.sweep.drift import refuse_drift
+from rmexp.sweep.drift import refuse_drift, refuse_other_content
 from rmexp.sweep.launch import _refuse_study_range
 from rmexp.sweep.space import Space, build_space
+from rmexp.trial.assembly import rule_set
+from rmexp.trial.reading import read_pairs
+from rmexp.trial.record import TrialRecord
+from rmexp.trial.schema import TrialConfig
 
 BASE: dict[str, Any] = {
     "gamma": 1.0,
@@ -95,3 +103,39 @@ def test_a_range_for_a_trials_key_becomes_a_dimension() -> None:
     space, fixed = build_space({}, overrides, lambda group: options.get(group, []))
     assert [d.key for d in space.dimensions] == ["r", "rules"]
     assert [o.input_line for o in fixed] == ["sweep=starter"]
+
+
+def _pairs(path: Path, flip: bool = False) -> None:
+    sides = ("b", "a") if flip else ("a", "b")
+    rows = [
+        {
+            "prompt": f"p{i}",
+            "response_a": f"x{i}",
+            "response_b": f"y{i}",
+            "preference": sides[i % 2],
+        }
+        for i in range(6)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_pairs_that_changed_under_the_same_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    _pairs(path)
+    config = TrialConfig(cache_dir="c", data={"source": "files", "path": str(path)})
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
+    controller.run()
+    refuse_other_content(controller.folder, study)  # a record that tells nothing refuses nothing
+    record = TrialRecord.read(controller.folder.trial(0))
+    prints = {
+        "pairs": read_pairs(config.data).fingerprint.to_plain(),
+        "rules": rule_set(config).fingerprint.to_plain(),
+    }
+    stored = replace(record, config=config.to_plain(), fingerprints=prints)
+    stored.write(controller.folder.trial(0))
+    refuse_other_content(controller.folder, study)
+    _pairs(path, flip=True)
+    with pytest.raises(UserError, match=r"study 's': pairs changed .* since trial 0.*study=NAME"):
+        refuse_other_content(controller.folder, study)

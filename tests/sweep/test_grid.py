@@ -63,15 +63,19 @@ def test_a_point_that_fails_for_good_is_neither_repeated_nor_counted(tmp_path: P
         return RuntimeError("broken") if job.config["gamma"] == 0.2 else 0.5
 
     executor = FakeExecutor(outcome)
-    controller, study, _ = controller_of(
+    controller, study, events = controller_of(
         tmp_path, executor, LINE, trials=3, sampler=GRID, retry={"other": 1}
     )
     controller.run()
     assert sorted(j.config["gamma"] for j in executor.submitted) == [0.1, 0.2, 0.2, 0.3]
     assert sorted(states(study)) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
-    again, _, _ = controller_of(tmp_path, FakeExecutor(), LINE, trials=3, sampler=GRID)
+    assert "1 points of the grid failed" in events[-1].event
+    assert {event.target for event in events} == {3}
+    # A new run is a new chance, as for a point whose controller was killed too often.
+    again, study, _ = controller_of(tmp_path, FakeExecutor(), LINE, trials=3, sampler=GRID)
     again.run()
-    assert len(study.get_trials()) == 4
+    assert states(study).count("COMPLETE") == 3
+    assert study.get_trials()[-1].params == {"gamma": 0.2}
 
 
 def test_an_enqueued_point_of_a_grid_is_not_trained_twice(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sweep_doubles import FakeExecutor, controller_of
 
 from rmexp.errors import UserError
+from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.storages import gather, open_storage
+from rmexp.sweep.study import load_study
 
 
 def test_a_gathered_database_can_be_copied_while_the_study_is_open(tmp_path: Path) -> None:
@@ -27,3 +30,23 @@ def test_a_gathered_database_can_be_copied_while_the_study_is_open(tmp_path: Pat
 def test_a_journal_in_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"sweep\.storage: no folder .*/nowhere"):
         open_storage(f"journal:///{tmp_path}/nowhere/study.journal")
+
+
+@pytest.mark.parametrize("scheme", ["journal", "sqlite"])
+def test_a_reader_makes_no_file(tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        open_storage(f"{scheme}:///{tmp_path}/none", write=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_journal_hides_no_study(tmp_path: Path) -> None:
+    controller, _, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
+    controller.run()
+    controller.folder.journal.touch()
+    assert len(load_study(tmp_path, "s").trials) == 1
+
+
+@pytest.mark.parametrize("storage", ["jurnal", "study.db"])
+def test_a_storage_of_no_kind_is_refused_by_name(storage: str) -> None:
+    with pytest.raises(ValueError, match="must be null, journal, or a URL"):
+        SweepConfig(storage=storage)

@@ -55,7 +55,7 @@ def test_a_database_that_does_not_answer_hides_no_other_study(
     body = b"".join(make_app(three)(environ, lambda status, headers: answer.append(status)))
     assert answer == ["200 OK"]
     assert b"/study/journaled" in body
-    assert b"cannot open the database" in body
+    assert b"no study is kept in" in body
 
 
 @pytest.mark.parametrize(
