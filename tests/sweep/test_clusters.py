@@ -134,7 +134,8 @@ def test_a_study_runs_and_prunes_by_submitit(tmp_path: Path) -> None:
         executor,
         trials=4,
         sampler={"kind": "grid"},
-        enqueue=[{"gamma": 0.8}, {"gamma": 0.6}],  # good ones first, so that there is what to prune
+        # Good ones first, so that there is what to prune.
+        enqueue=[{"gamma": 0.8, "epochs": 2}, {"gamma": 0.6, "epochs": 2}],
         pruner=PrunerConfig(kind="median", startup_trials=1),
         space=GRID,
     )
