@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Something the user wrote cannot be used.
@@ -13,3 +15,11 @@ class UserError(Exception):
 
 class DriftError(UserError):
     """What is there today is not what a stored trial was made of."""
+
+
+def looked_in(path: str | Path) -> str:
+    """Where a relative path was looked for, to stand behind a message; empty for an absolute one.
+
+    A trial keeps paths as they were given: from another folder they lead elsewhere.
+    """
+    return "" if Path(path).is_absolute() else f"; looked in {Path.cwd()}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rmexp.errors import UserError
+from rmexp.errors import UserError, looked_in
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair, prompt_text
 from rmexp.preferences.report import ReadReport
@@ -200,7 +200,7 @@ def _files(path: Path) -> list[Path]:
             raise UserError(f"{path}: no .jsonl, .json or .parquet file in this folder")
         return files
     if not path.exists():
-        raise UserError(f"{path}: no such file (data.path)")
+        raise UserError(f"{path}: no such file (data.path){looked_in(path)}")
     if not _kind(path):
         raise UserError(f"{path}: unknown kind of file; use .jsonl, .json or .parquet")
     return [path]

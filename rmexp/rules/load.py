@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from rmexp.errors import UserError
+from rmexp.errors import UserError, looked_in
 from rmexp.rules.rule import Example, Rule, RuleSet
 
 POOL = Path(__file__).parent / "pool"
@@ -123,7 +123,9 @@ def _compose(path: Path) -> yaml.Node:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot read the rules: {error.strerror}") from error
+        raise UserError(
+            f"{path}: cannot read the rules: {error.strerror}{looked_in(path)}"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot read the rules: it is not UTF-8 text") from error
     try:

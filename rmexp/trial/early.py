@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmexp.errors import UserError
+from rmexp.errors import UserError, looked_in
 from rmexp.preferences.pair import Prompt
 from rmexp.trial import reading
 from rmexp.trial.rater_schema import RaterConfig
@@ -80,7 +80,8 @@ def check_data(config: LabellingConfig) -> None:
         UserError: naming file and line, or the objective.
     """
     if config.data.path is not None and not Path(config.data.path).exists():
-        raise UserError(f"data.path: no such file or folder: {config.data.path}")
+        where = looked_in(config.data.path)
+        raise UserError(f"data.path: no such file or folder: {config.data.path}{where}")
     if not isinstance(config, TrialConfig):
         if reading.is_local(config.data):
             reading.read_pairs(config.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,12 @@ def test_identity_is_content_and_order_not_names(tmp_path: Path) -> None:
     assert turned.fingerprint != rules.fingerprint
     renamed = load_rules(own(tmp_path, OWN.replace("id: polite", "id: kind")))
     assert renamed[0].fingerprint == load_rules(own(tmp_path))[0].fingerprint
+
+
+def test_a_relative_path_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial keeps it as it was given, and may be run again from another folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f"looked in {tmp_path}")):
+        load_rule_set("mine", Path("mine.yaml"))
