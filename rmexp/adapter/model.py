@@ -62,15 +62,12 @@ class RuleAdapter:
             UserError: a logit is NaN or infinite; names the pair.
         """
         result = np.empty((len(pairs), len(self.rules)), np.float32)
-        was_training = self.classifier.model.training
-        self.classifier.model.eval()
-        with torch.inference_mode():
+        with self.classifier.evaluating(), torch.inference_mode():
             for start in range(0, len(pairs), _PAIRS_AT_ONCE):
                 some = pairs[start : start + _PAIRS_AT_ONCE]
                 known = torch.from_numpy(self.known(some))
                 found = self.run(self.tokens(some), known, _TOKEN_BUDGET)
                 result[start : start + len(some)] = found.cpu().numpy()
-        self.classifier.model.train(was_training)
         bad = np.flatnonzero(~np.isfinite(result).all(axis=1))
         if len(bad):
             raise UserError(f"adapter: a logit of pair {pairs[bad[0]].id} is NaN or infinite")

@@ -111,23 +111,26 @@ class Classifier:
         texts = [Tokens(np.array([1, 2, last], np.int32), 3, False, 0, 0) for last in (3, 4)]
         rows = pad_rows(texts, np.arange(2), self.pad_id, causal=True)
         before_last = replace(rows, column=rows.column - 1)
-        with self._tried():
+        with self.tried():
             first, second = self._ends(before_last.to(self.device)).float()
         return bool((first - second).norm() > (0.02 if self.autocast else 1e-4) * first.norm())
 
     @contextmanager
-    def _tried(self) -> Iterator[None]:
-        """Without gradients, and without dropout, which would also move the random state."""
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout, which would also move the random state; as before at the end."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with (
-                torch.no_grad(),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
-            ):
-                yield
+            yield
         finally:
             self.model.train(was_training)
+
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """Evaluating, without gradients, in the precision of :meth:`scores`."""
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+        with self.evaluating(), torch.no_grad(), autocast:
+            yield
 
     def rows(
         self,
@@ -275,7 +278,7 @@ class Classifier:
             return found[torch.from_numpy(np.argsort(order)).to(device)]
 
         try:
-            with self._tried():
+            with self.tried():
                 shared = shared_rows(
                     tokens,
                     [[0, 1], [2, 3]],

@@ -79,17 +79,11 @@ def _first_token_forward(layer: Any) -> Callable[..., torch.Tensor]:
 def _trial_scores(classifier: Classifier) -> torch.Tensor:
     """Logits of two texts, one of them padded."""
     model = classifier.model
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, model.config.vocab_size, (2, 7), generator=generator).to(device)
+    ids = torch.randint(1, model.config.vocab_size, (2, 7), generator=generator)
+    ids = ids.to(classifier.device)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
-    was_training = model.training
-    model.eval()
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, torch.bfloat16, enabled=classifier.autocast),
-    ):
+    with classifier.tried():
         logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits.float()
-    model.train(was_training)
     return logits

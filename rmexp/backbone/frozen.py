@@ -94,14 +94,12 @@ class FrozenStates:
         asked = [tokens[i] for i in missing.values()]
         if asked and not self._room_for(asked):
             return None
-        was_training = self.classifier.model.training
-        self.classifier.model.eval()
-        fresh = self._run_all(asked) if asked else []
-        if self._exact is None:
-            # Found states are those of other trials' weights, which this model may not have.
-            some = (asked[0], fresh[0]) if asked else (tokens[0], self._known[keys[0]])
-            self._exact = self._is_exact(*some)
-        self.classifier.model.train(was_training)
+        with self.classifier.evaluating():
+            fresh = self._run_all(asked) if asked else []
+            if self._exact is None:
+                # Found states are those of other trials' weights, which this model may not have.
+                some = (asked[0], fresh[0]) if asked else (tokens[0], self._known[keys[0]])
+                self._exact = self._is_exact(*some)
         if not self._exact:
             return None
         if asked:

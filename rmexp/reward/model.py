@@ -114,12 +114,10 @@ class RewardModel:
             [asked[i] for i in distinct], [responses[i] for i in distinct]
         )
         device = self.classifier.device
-        was_training = self.classifier.model.training
-        self.classifier.model.eval()
         families: dict[Prompt, list[int]] = {}
         for place, i in enumerate(distinct):
             families.setdefault(asked[i], []).append(place)
-        with torch.inference_mode():
+        with self.classifier.evaluating(), torch.inference_mode():
             budget = row_budget(tokens, self.token_budget, device.type)
             states = self.frozen.states(tokens) if self.frozen and not self.replicas else None
             rows = self.classifier.rows(
@@ -136,7 +134,6 @@ class RewardModel:
             else:
                 rows = [r.to(device) for r in rows]
                 scores = parallel_scores(self.classifier, rows, len(tokens), tell)
-        self.classifier.model.train(was_training)
         by_key = dict(zip((keys[i] for i in distinct), scores.double().cpu().numpy(), strict=True))
         result = np.array([by_key[key] for key in keys], dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(result))

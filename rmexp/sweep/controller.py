@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from rmexp.sweep.ledger import (
 from rmexp.sweep.mailbox import give_up
 from rmexp.sweep.outcome import OUTCOME, outcome_attrs
 from rmexp.sweep.progress import Progress, said
-from rmexp.sweep.samplers import listed_points, make_sampler
+from rmexp.sweep.samplers import listed_points, make_sampler, target_of
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Space
 from rmexp.sweep.study import StudyFolder
@@ -100,8 +99,8 @@ class Controller:
         registration = Registration(self.study, self.folder.locks)
         self._observer = Observer(registration.id, self.folder.locks, self.config.lease)
         self._listed = {params_key(p): p for p in listed_points(self.config, self.space)}
-        target = min(self.config.trials, len(self._listed) if self._lists_all else math.inf)
-        self._claims = Claims(self.study, self._ledger, registration.id, int(target))
+        target = target_of(self.config, self._listed)
+        self._claims = Claims(self.study, self._ledger, registration.id, target)
         try:
             with registration.held(self.config.lease):
                 self._ledger.refresh()
@@ -140,7 +139,7 @@ class Controller:
                 return
             elif self._is_exhausted() and not self._ledger.running:
                 left = self._claims.target - self._ledger.finished
-                self._say(f"{left} points of the grid failed; the same command tries them again")
+                self._say(f"grid points that failed: {left}; the same command tries them again")
                 return
             else:
                 # Others run the rest; should one of them die, its trials are ours to run again.
@@ -226,13 +225,9 @@ class Controller:
             self._ledger.refresh()
             self._place_waiting()
 
-    @property
-    def _lists_all(self) -> bool:
-        return self.config.sampler.kind == "grid"
-
     def _is_exhausted(self) -> bool:
         """Whether a grid has no point left; one that failed for good is not tried again."""
-        return self._lists_all and self._ledger.owed(self._listed) is None
+        return self.config.sampler.kind == "grid" and self._ledger.owed(self._listed) is None
 
     def _has_room(self) -> bool:
         held = time.monotonic() < self._held_until
@@ -409,14 +404,14 @@ class Controller:
                 self.executor.cancel(number)
 
     def _say(self, event: str) -> None:
-        ledger, target = self._ledger, self._claims.target
+        ledger = self._ledger
         left = None
         if self._ended:
             each = (time.monotonic() - self._started) / self._ended
-            left = each * max(0, target - ledger.finished)
+            left = each * max(0, self._claims.target - ledger.finished)
         self.on_progress(
             Progress(
-                target=target,
+                target=self._claims.target,
                 complete=ledger.count[TrialState.COMPLETE],
                 pruned=ledger.count[TrialState.PRUNED],
                 failed=ledger.count[TrialState.FAIL],

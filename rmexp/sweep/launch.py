@@ -16,7 +16,7 @@ from rmexp.sweep.drift import refuse_drift, refuse_other_content
 from rmexp.sweep.executors import make_executor
 from rmexp.sweep.lost_runs import LostRuns
 from rmexp.sweep.progress import Progress
-from rmexp.sweep.samplers import check_sampler, listed_points
+from rmexp.sweep.samplers import check_sampler, listed_points, target_of
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
@@ -56,11 +56,8 @@ class SweepPlan:
 
     @property
     def target(self) -> int:
-        """Finished trials to come to; a grid may hold fewer than were asked for."""
-        sweep = self.study.sweep
-        if sweep.sampler.kind != "grid":
-            return sweep.trials
-        return min(sweep.trials, len(listed_points(sweep, self.space)))
+        """Finished trials to come to."""
+        return target_of(self.study.sweep, listed_points(self.study.sweep, self.space))
 
     @property
     def tracker(self) -> TrackerConfig:

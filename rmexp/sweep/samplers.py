@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -127,6 +127,13 @@ def listed_points(config: SweepConfig, space: Space) -> list[dict[str, Any]]:
         random.Random(config.sampler.seed).shuffle(grid)
         points += [point for point in grid if point not in points]
     return points
+
+
+def target_of(config: SweepConfig, listed: Collection[Any]) -> int:
+    """Finished trials to come to; a grid may hold fewer points than were asked for."""
+    if config.sampler.kind != "grid":
+        return config.trials
+    return min(config.trials, len(listed))
 
 
 def _grid(space: Space) -> dict[str, list[Any]]:

@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import small_models
 import torch
+from small_models import classifier_of
 from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
@@ -16,16 +17,9 @@ from transformers import (
 from rmexp.backbone.classifier import Classifier, layers_of
 from rmexp.backbone.first_token import read_first_token_only
 from rmexp.backbone.load import load_sequence_classifier, replica
-from rmexp.backbone.options import PeftOptions
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 90,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "pad_token_id": 0,
-    "num_labels": 1,
+    **small_models.SIZES,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
@@ -34,15 +28,6 @@ CONFIGS = {
     "roberta": RobertaConfig(**SIZES, max_position_embeddings=64),
     "electra": ElectraConfig(**SIZES, embedding_size=32),
 }
-
-
-def classifier_of(config: Any) -> Classifier:
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.3)
-    return Classifier(model, None, False, PeftOptions())
 
 
 def run(classifier: Classifier) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
@@ -57,7 +42,7 @@ def run(classifier: Classifier) -> tuple[torch.Tensor, list[torch.Tensor | None]
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_scores_and_gradients_stay_and_one_token_is_run(name: str) -> None:
-    classifier = classifier_of(CONFIGS[name])
+    classifier = classifier_of(CONFIGS[name], causal=False)
     scores, gradients = run(classifier)
     assert read_first_token_only(classifier)
     tokens: list[int] = []
@@ -86,7 +71,7 @@ class MeanHead(nn.Module):
 
 
 def test_a_head_that_reads_all_tokens_gets_all() -> None:
-    classifier = classifier_of(CONFIGS["roberta"])
+    classifier = classifier_of(CONFIGS["roberta"], causal=False)
     classifier.model.classifier = MeanHead(classifier.model.classifier)
     scores, _ = run(classifier)
     assert not read_first_token_only(classifier)
@@ -97,7 +82,7 @@ def test_layers_built_otherwise_are_left_alone() -> None:
     config = DistilBertConfig(
         vocab_size=90, dim=32, hidden_dim=48, n_layers=2, n_heads=4, num_labels=1
     )
-    classifier = classifier_of(config)
+    classifier = classifier_of(config, causal=False)
     assert not read_first_token_only(classifier)
     assert "forward" not in vars(layers_of(classifier.inner)[-1])
 

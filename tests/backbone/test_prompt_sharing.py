@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_models
 import torch
+from small_models import classifier_of
 from transformers import (
-    AutoModelForSequenceClassification,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
@@ -17,23 +18,11 @@ from transformers import (
 
 from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.beginning import common_beginning
-from rmexp.backbone.classifier import Classifier
-from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.packing import MaskLayout, shared_rows
 from rmexp.backbone.parallel import parallel_scores
 from rmexp.backbone.text import Tokens, common_prefix
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 90,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "num_labels": 1,
-}
+SIZES: dict[str, Any] = {**small_models.SIZES, "num_key_value_heads": 2, "head_dim": 8}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
     "qwen3": Qwen3Config(**SIZES),
@@ -47,19 +36,6 @@ CONFIGS = {
         vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64, pad_token_id=0, num_labels=1
     ),
 }
-
-
-class _Pad:
-    pad_token_id = 0
-
-
-def classifier_of(config: Any) -> Classifier:
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
-    for parameter in model.parameters():  # large weights: a wrong mask must show
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return Classifier(model, _Pad(), True, PeftOptions())
 
 
 def sequence(ids: np.ndarray) -> Tokens:

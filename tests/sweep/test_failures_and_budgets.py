@@ -411,22 +411,3 @@ def test_a_warm_start_takes_all_or_nothing(tmp_path: Path) -> None:
     controller_of(tmp_path, FakeExecutor(), trials=1, name="two")[0].run()
     _, study, _ = controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "two"])
     assert len(study.get_trials()) == 3
-
-
-def test_another_storage_does_not_overwrite_a_studys_trials(tmp_path: Path) -> None:
-    controller_of(tmp_path, FakeExecutor(), trials=2)[0].run()
-    with pytest.raises(UserError, match=r"sweep\.storage: study 's' is kept in sqlite.*study\.db"):
-        controller_of(tmp_path, FakeExecutor(), trials=2, storage="journal")
-    again, study, _ = controller_of(tmp_path, FakeExecutor(), trials=3)
-    again.run()
-    assert states(study) == ["COMPLETE"] * 3
-
-
-def test_a_storage_that_is_gone_is_not_begun_anew_over_its_trials(tmp_path: Path) -> None:
-    controller, _, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
-    controller.run()
-    for path in controller.folder.root.glob("study.db*"):
-        path.unlink()
-    with pytest.raises(UserError, match=r"holds no study 's'.*trials"):
-        controller_of(tmp_path, FakeExecutor(), trials=1)
-    assert not controller.folder.database.exists()

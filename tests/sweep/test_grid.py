@@ -69,7 +69,7 @@ def test_a_point_that_fails_for_good_is_neither_repeated_nor_counted(tmp_path: P
     controller.run()
     assert sorted(j.config["gamma"] for j in executor.submitted) == [0.1, 0.2, 0.2, 0.3]
     assert sorted(states(study)) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
-    assert "1 points of the grid failed" in events[-1].event
+    assert "grid points that failed: 1;" in events[-1].event
     assert {event.target for event in events} == {3}
     # A new run is a new chance, as for a point whose controller was killed too often.
     again, study, _ = controller_of(tmp_path, FakeExecutor(), LINE, trials=3, sampler=GRID)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from sweep_doubles import FakeExecutor, controller_of
+from sweep_doubles import FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
 from rmexp.sweep.schema import SweepConfig
@@ -50,3 +50,22 @@ def test_an_empty_journal_hides_no_study(tmp_path: Path) -> None:
 def test_a_storage_of_no_kind_is_refused_by_name(storage: str) -> None:
     with pytest.raises(ValueError, match="must be null, journal, or a URL"):
         SweepConfig(storage=storage)
+
+
+def test_another_storage_does_not_overwrite_a_studys_trials(tmp_path: Path) -> None:
+    controller_of(tmp_path, FakeExecutor(), trials=2)[0].run()
+    with pytest.raises(UserError, match=r"sweep\.storage: study 's' is kept in sqlite.*study\.db"):
+        controller_of(tmp_path, FakeExecutor(), trials=2, storage="journal")
+    again, study, _ = controller_of(tmp_path, FakeExecutor(), trials=3)
+    again.run()
+    assert states(study) == ["COMPLETE"] * 3
+
+
+def test_a_storage_that_is_gone_is_not_begun_anew_over_its_trials(tmp_path: Path) -> None:
+    controller, _, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
+    controller.run()
+    for path in controller.folder.root.glob("study.db*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"holds no study 's'.*trials"):
+        controller_of(tmp_path, FakeExecutor(), trials=1)
+    assert not controller.folder.database.exists()
