@@ -22,12 +22,14 @@ def adapter(words: list[str]) -> None:
 
 
 def _train(config: DictConfig) -> None:
+    from rmexp.cli.progress import rating_progress
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.adapter import AdapterConfig, train
     from rmexp.trial.schema import checked
 
     options = checked(AdapterConfig, plain_config(config))
-    text, report = train(options)
+    with rating_progress() as progress:
+        text, report = train(options, progress)
     print(text)
     _print(report)
     print(f"adapter: {options.out} (use it: selection=adapter selection.path={options.out})")

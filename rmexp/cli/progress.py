@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -102,3 +105,10 @@ class Steps:
         task = next(task for task in self._bars.tasks if task.id == self._task)
         total = task.total or 1
         self._bars.update(self._task, completed=total, total=total)
+
+
+@contextmanager
+def rating_progress() -> Iterator[Callable[[int, int], None]]:
+    """How far a command's rating is, from the first that is missing: mistakes stay one line."""
+    with Steps() as steps:
+        yield partial(steps.advance_in, "rate")

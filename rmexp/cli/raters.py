@@ -90,12 +90,14 @@ def ratings(words: list[str]) -> None:
 
 
 def _label(config: DictConfig) -> None:
+    from rmexp.cli.progress import rating_progress
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.label import LabelConfig, label_file
     from rmexp.trial.schema import checked
 
     options = checked(LabelConfig, plain_config(config))
-    report, labelled = label_file(options)
+    with rating_progress() as progress:
+        report, labelled = label_file(options, progress)
     print(report)
     for name, value in labelled.metrics().items():
         print(f"{name:42s} {value:.6g}")
@@ -103,12 +105,14 @@ def _label(config: DictConfig) -> None:
 
 
 def _audit(config: DictConfig) -> None:
+    from rmexp.cli.progress import rating_progress
     from rmexp.sweep.launch import plain_config
     from rmexp.trial.audit import AuditConfig, audit
     from rmexp.trial.schema import checked
 
     options = checked(AuditConfig, plain_config(config))
-    report, audited, result = audit(options)
+    with rating_progress() as progress:
+        report, audited, result = audit(options, progress)
 
     from rmexp.sweep.console import console
     from rmexp.views.audit import categories_table, findings, picture, rules_table

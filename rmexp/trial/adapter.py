@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,8 +101,14 @@ class AdapterReport:
         return asdict(self)
 
 
-def train(config: AdapterConfig) -> tuple[str, AdapterReport]:
+def train(
+    config: AdapterConfig, progress: Callable[[int, int], None] | None = None
+) -> tuple[str, AdapterReport]:
     """Rate what the store lacks, train on the training part, save, and report on a held-out part.
+
+    Args:
+        config: of the command.
+        progress: called with (ratings done, ratings wanted).
 
     Returns:
         What was read and dropped, as text; and the report, also written into the folder.
@@ -120,7 +127,7 @@ def train(config: AdapterConfig) -> tuple[str, AdapterReport]:
     if not out.absolute().parent.is_dir():
         raise UserError(f"out: no folder {out.absolute().parent} to write into")
     with tracked(config, "adapter", out.name) as run:
-        text, report = _train(config, out, run.tracker)
+        text, report = _train(config, out, run.tracker, progress)
         run.summary |= report.metrics()
     return text, report
 
@@ -141,7 +148,12 @@ def check(config: AdapterConfig) -> AdapterReport:
     return _measure(config, Path(config.path), settings, reading.read_pairs(config.data), rules)
 
 
-def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, AdapterReport]:
+def _train(
+    config: AdapterConfig,
+    out: Path,
+    tracker: Tracker,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[str, AdapterReport]:
     from rmexp.adapter.train import AdapterTraining, train_rule_adapter
     from rmexp.trial import assembly, reading
     from rmexp.trial.labelled import part_of, rate, rated_enough
@@ -151,7 +163,7 @@ def _train(config: AdapterConfig, out: Path, tracker: Tracker) -> tuple[str, Ada
     rules = assembly.rule_set(config)
     data = reading.read_pairs(config.data)
     pairs = part_of(data, config.data, "train")
-    rated, critical, unrated = rated_enough(config, rate(config, pairs, rules))
+    rated, critical, unrated = rated_enough(config, rate(config, pairs, rules, progress))
     adapter = train_rule_adapter(
         rated.pairs,
         critical,

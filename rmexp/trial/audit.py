@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,8 +43,14 @@ class AuditConfig(LabellingConfig):
         return self
 
 
-def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
+def audit(
+    config: AuditConfig, progress: Callable[[int, int], None] | None = None
+) -> tuple[str, RuleSet, PoolAudit]:
     """Read, rate, select, and audit; writes the findings to ``config.out``.
+
+    Args:
+        config: of the command.
+        progress: called with (ratings done, ratings wanted).
 
     Returns:
         What was read and dropped, as text; the rules; the audit.
@@ -63,7 +70,7 @@ def audit(config: AuditConfig) -> tuple[str, RuleSet, PoolAudit]:
     rules = assembly.rule_set(config)
     data = reading.read_pairs(config.data)
     pairs = part_of(data, config.data, config.part)
-    labelled = label(config, rate(config, pairs, rules, every_rule=True))
+    labelled = label(config, rate(config, pairs, rules, progress, every_rule=True))
     rated = labelled.rated
     result = audit_rules(
         rules, rated.pairs, rated.ratings.psi_a, rated.ratings.psi_b, labelled.critical

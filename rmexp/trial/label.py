@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,8 +36,14 @@ class LabelConfig(TrackedConfig):
         return self
 
 
-def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
+def label_file(
+    config: LabelConfig, progress: Callable[[int, int], None] | None = None
+) -> tuple[str, LabelledPairs]:
     """Read, rate, select, label, and write the kept pairs to ``config.out``.
+
+    Args:
+        config: of the command.
+        progress: called with (ratings done, ratings wanted).
 
     Returns:
         What was read and dropped, as text; and the labels.
@@ -55,7 +61,8 @@ def label_file(config: LabelConfig) -> tuple[str, LabelledPairs]:
     rules = assembly.rule_set(config)
     data = reading.read_pairs(config.data)
     with tracked(config, "label", out.stem) as run:
-        labelled = label(config, rate(config, part_of(data, config.data, config.part), rules))
+        pairs = part_of(data, config.data, config.part)
+        labelled = label(config, rate(config, pairs, rules, progress))
         write_labels(labelled, out)
         run.summary |= labelled.metrics()
         for name, (columns, rows) in labelled.tables().items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rmexp.cli import main
 from rmexp.cli.progress import Steps
 from rmexp.trial.run import run_trial
 from rmexp.trial.schema import trial_config
@@ -101,3 +102,21 @@ def test_rating_training_and_scoring_tell_how_far_they_are(tmp_path: Path) -> No
     assert told["train"] == [(n, 2 * batches) for n in range(1, 2 * batches + 1)]
     texts = 2 * record.report["split"]["validation"]
     assert told["evaluate"][-1] == (texts, texts)
+
+
+WORDS = ["rules=safety100", "rules.ids=[answers_alarming_wording,offers_safe_alternative]"]
+WORDS += ["rater=custom", "rater.target=word_rater:WordRater", "data.limit=20"]
+
+
+@pytest.mark.parametrize("command", [["label", "out=labels.jsonl"], ["rules", "audit"]])
+def test_a_command_that_rates_on_its_way_says_so(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([*command, *WORDS, "r=1", f"cache_dir={tmp_path / 'cache'}"])
+    said = capsys.readouterr().err
+    assert "rate ..." in said
+    assert re.search(r"rate: (\d+) of \1", said)
