@@ -24,13 +24,16 @@ from rmexp.sweep.ledger import (
     DIRECTORY,
     FAILURE,
     INTERRUPTED,
+    POINT,
     RETRY,
     USED,
     WITHDRAWN,
     Ledger,
     Point,
+    params_key,
     point_of,
 )
+from rmexp.sweep.space import Space
 
 
 @dataclass
@@ -82,6 +85,17 @@ class Claims:
             return Trial(self.study, trial_id)
         self._withdraw(trial_id)
         return None
+
+    def draw(self, trial: Trial, space: Space) -> bool:
+        """Draw the point of a trial of ours; False where it was given up meanwhile.
+
+        A controller that was stopped for longer than its lease wakes anywhere, here as well.
+        """
+        try:
+            space.suggest(trial)
+        except UpdateFinishedTrialError:
+            return False
+        return self.note(trial, {POINT: params_key(trial.params)})
 
     def withdraw(self, trial: Trial) -> None:
         """Take back a trial of ours that was never run; it counts for nothing."""

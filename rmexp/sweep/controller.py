@@ -23,7 +23,6 @@ from rmexp.sweep.ledger import (
     CONTROLLER,
     DIRECTORY,
     INTERRUPTED,
-    POINT,
     RETRY_OF,
     Ledger,
     Wait,
@@ -184,6 +183,10 @@ class Controller:
         """End a trial that nobody runs: by its record if it had finished, else as failed."""
         number = orphan.number
         trial = Trial(self.study, orphan._trial_id)
+        if DIRECTORY not in orphan.user_attrs and self._ledger.is_second(orphan):
+            # Its controller died before it could withdraw: to owe its point would run it twice.
+            self._claims.withdraw(trial)
+            return
         try:
             record = TrialRecord.read(self.folder.trial(number))
         except UserError:
@@ -219,8 +222,7 @@ class Controller:
                 # Two that withdraw before each other must not keep step.
                 time.sleep(random.uniform(0, 0.05))
                 continue
-            self.space.suggest(trial)
-            if self._claims.note(trial, {POINT: params_key(trial.params)}):
+            if self._claims.draw(trial, self.space):
                 self._waiting[trial.number] = trial
             self._ledger.refresh()
             self._place_waiting()

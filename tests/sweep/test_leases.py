@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sweep_doubles import FakeExecutor, controller_of
 
 from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
@@ -257,3 +258,38 @@ def test_points_of_the_user_come_first_and_once(folder, config) -> None:
         trial = claims.start(point)
         got.append(SPACE.suggest(trial))
     assert got == points
+
+
+def test_a_second_claim_whose_controller_was_killed_is_withdrawn(tmp_path: Path) -> None:
+    """Killed between its claim and its withdrawal: to owe its point again would run it twice."""
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
+    one = Claims(study, Ledger(study), "one", 1)
+    two = Claims(study, Ledger(study), "two", 1)
+    lost = one.start(None)
+    SPACE.suggest(lost)
+    one.note(lost, {DIRECTORY: "trials/0000"})
+    one.fail(lost, LOST, retries=1)
+    one.ledger.refresh()
+    two.ledger.refresh()
+    point = one.ledger.owed({})
+    assert point is not None
+    assert one.start(point) is not None
+    two._withdraw = lambda trial_id: None  # type: ignore[method-assign]
+    assert two.start(point) is None
+    # Both claims are orphans now, and a third controller takes them up.
+    controller.run()
+    finished = [t for t in study.get_trials() if t.state.name == "COMPLETE"]
+    assert [t.params for t in finished] == [lost.params]
+    second = study.get_trials()[2]
+    assert second.user_attrs[WITHDRAWN]
+    assert not any(t.user_attrs.get(RETRY_OF) == second.number for t in study.get_trials())
+
+
+def test_a_trial_that_was_given_up_while_its_controller_slept_is_not_drawn(folder, config) -> None:
+    claims = _claims(folder, config, "one")
+    trial = claims.start(None)
+    other = _claims(folder, config, "two")
+    other.ledger.refresh()
+    assert other.fail(other.ledger.running[trial.number], LOST, retries=1)
+    assert not claims.draw(trial, SPACE)
+    assert claims.draw(claims.start(None), SPACE)
