@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import optuna
@@ -346,11 +347,13 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
     start, stop, step = sweep.start, sweep.stop, sweep.step
     if start is None or stop is None or step <= 0:
         raise ValueError("a range needs start, stop and a positive step")
+    # In decimals, as Optuna counts steps: in binary 3 * 0.3 lies below 0.9, and is cut to 0.6.
+    first, width = Decimal(str(start)), Decimal(str(step))
     # Hydra's stop is exclusive.
-    count = math.ceil(round((stop - start) / step, 9))
+    count = math.ceil((Decimal(str(stop)) - first) / width)
     if count < 1:
         raise ValueError(f"range({start},{stop}) is empty: its stop is exclusive")
-    last = start + (count - 1) * step
+    last = first + (count - 1) * width
     log = "log" in sweep.tags
     if all(isinstance(v, int) for v in (start, stop, step)):
         if log and step != 1:

@@ -26,6 +26,8 @@ def _space(expressions: dict, command: tuple[str, ...] = (), groups: dict | None
         ("range(1, 4)", IntDistribution(1, 3)),
         ("range(0, 10, 3)", IntDistribution(0, 9, step=3)),
         ("range(0, 1, 0.25)", FloatDistribution(0.0, 0.75, step=0.25)),
+        ("range(0, 1, 0.3)", FloatDistribution(0.0, 0.9, step=0.3)),
+        ("range(0.1, 3, 0.3)", FloatDistribution(0.1, 2.8, step=0.3)),
         ("interval(0, 1)", FloatDistribution(0.0, 1.0)),
         ("tag(log, interval(1e-5, 1e-3))", FloatDistribution(1e-5, 1e-3, log=True)),
         ("int(interval(1, 8))", IntDistribution(1, 8)),
