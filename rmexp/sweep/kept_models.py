@@ -12,13 +12,16 @@ from rmexp.trial.record import MODEL
 
 def keep_models(folder: StudyFolder, ledger: Ledger, config: SweepConfig) -> None:
     """Remove the models that ``sweep.keep`` does not name; records and logs always stay."""
-    if config.keep == "all" or len(config.directions) > 1:
+    if config.keep == "all":
         return
-    wanted = ledger.best if config.keep == "best" else ledger.last
-    if wanted is None:
+    if config.keep == "last":
+        wanted = [ledger.last]
+    else:
+        wanted = [ledger.best] if ledger.best is not None else [*ledger.front]
+    keep = {trial.user_attrs.get(DIRECTORY) for trial in wanted if trial is not None}
+    if not keep:
         return
-    keep = wanted.user_attrs.get(DIRECTORY)
     for number, directory in list(ledger.models.items()):
-        if directory != keep:
+        if directory not in keep:
             shutil.rmtree(folder.root / directory / MODEL, ignore_errors=True)
             del ledger.models[number]

@@ -65,6 +65,8 @@ class Ledger:
         count: finished trials by state, withdrawn and interrupted ones left out.
         running: trials that are running now, by number.
         best: the best complete trial that keeps the guards; None with several objectives.
+        front: with several objectives, the complete trials that keep the guards and that no other
+            is at least as good as in all and better in one.
         done: complete and pruned trials by their point's key; a complete one where there is one.
     """
 
@@ -72,6 +74,7 @@ class Ledger:
     count: dict[TrialState, int] = field(default_factory=lambda: dict.fromkeys(TrialState, 0))
     running: dict[int, FrozenTrial] = field(default_factory=dict)
     best: FrozenTrial | None = None
+    front: list[FrozenTrial] = field(default_factory=list)
     done: dict[str, FrozenTrial] = field(default_factory=dict)
     models: dict[int, str] = field(default_factory=dict)
     last: FrozenTrial | None = None
@@ -174,7 +177,9 @@ class Ledger:
             self.last = trial
             if known.state != TrialState.COMPLETE:
                 self.done[params_key(trial.params)] = trial
-            if self._is_better(trial):
+            if len(self.study.directions) > 1:
+                self._take_into_front(trial)
+            elif self._is_better(trial):
                 self.best = trial
 
     def _give_back_claim(self, trial: FrozenTrial) -> None:
@@ -186,8 +191,24 @@ class Ledger:
             failed = trial.user_attrs[RETRY_OF]
             self._owed[failed] = self.trials[failed]
 
+    def _take_into_front(self, trial: FrozenTrial) -> None:
+        if any(v > 0 for v in violations(trial)):
+            return
+        if not any(self._dominates(other, trial) for other in self.front):
+            self.front = [other for other in self.front if not self._dominates(trial, other)]
+            self.front.append(trial)
+
+    def _dominates(self, trial: FrozenTrial, other: FrozenTrial) -> bool:
+        gains = [
+            a - b if direction == StudyDirection.MAXIMIZE else b - a
+            for direction, a, b in zip(
+                self.study.directions, trial.values, other.values, strict=True
+            )
+        ]
+        return min(gains) >= 0 and max(gains) > 0
+
     def _is_better(self, trial: FrozenTrial) -> bool:
-        if len(self.study.directions) > 1 or any(v > 0 for v in violations(trial)):
+        if any(v > 0 for v in violations(trial)):
             return False
         if self.best is None:
             return True

@@ -81,7 +81,9 @@ class SweepConfig(Section):
     lease: float = Field(
         60.0, gt=0, description="seconds of silence after which a controller is taken for dead"
     )
-    keep: Literal["best", "last", "all"] = Field("best", description="which trained models stay")
+    keep: Literal["best", "last", "all"] = Field(
+        "best", description="which trained models stay; best of several objectives: the front"
+    )
     dry_run: bool = Field(False, description="print the space and the first points, train nothing")
 
     @property

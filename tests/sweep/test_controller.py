@@ -172,6 +172,25 @@ def test_only_the_wanted_models_stay(tmp_path: Path, keep: str) -> None:
     assert len(list((tmp_path / "studies/s/trials").glob("*/record.json"))) == 4
 
 
+def test_with_several_objectives_the_models_of_the_front_stay(tmp_path: Path) -> None:
+    # 0 is behind 1 in both; 1 and 3 trade; 2 equals 1 in one and is behind in the other.
+    values = [[0.1, 0.1], [0.9, 0.2], [0.9, 0.1], [0.3, 0.8]]
+
+    def outcome(job: TrialJob) -> TrialRecord:
+        found = values[job.number]
+        return TrialRecord("complete", "", None, job.config, job.identity, objectives=found)
+
+    controller, study, _ = controller_of(
+        tmp_path,
+        FakeExecutor(outcome),
+        direction=["maximize", "maximize"],
+        trials=4,
+    )
+    controller.run()
+    kept = {p.parent.name for p in (tmp_path / "studies/s/trials").glob(f"*/{MODEL}")}
+    assert kept == {f"{trial.number:04d}" for trial in study.best_trials} == {"0001", "0003"}
+
+
 def test_one_controller_at_a_time(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "s")
     folder.make()
