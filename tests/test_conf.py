@@ -75,3 +75,9 @@ def test_every_sweep_composes(path: Path) -> None:
     trial, rest = split_config(compose("train", [f"sweep={path.stem}"]))
     trial_config(trial)
     assert checked(StudyConfig, rest).sweep.space
+
+
+@pytest.mark.parametrize("sweep", sorted(path.stem for path in sweeps_dir().glob("*.yaml")))
+def test_an_option_given_beside_a_sweep_is_the_one_that_counts(sweep: str) -> None:
+    assert compose("train", [f"sweep={sweep}"]).peft.kind == "last_k"
+    assert compose("train", [f"sweep={sweep}", "peft=lora"]).peft.kind == "lora"

@@ -205,3 +205,29 @@ def test_help_is_short_and_our_own(
         assert len(lines) < 30
         assert max(map(len, lines)) <= 110
         assert "Hydra is" not in text
+
+
+@pytest.mark.parametrize("option", ["peft=full", "peft=choice(full,last_k)"])
+def test_an_option_that_a_sweeps_own_keys_would_hide_is_refused(
+    option: str, told: Told, tmp_path: Path
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "peft: {kind: last_k, last_k: 3}\ntrainer: {batch_pairs: 8}\n"
+        "sweep: {space: {gamma: 'choice(0, 1)'}}\n"
+    )
+    message = told("sweep", "sweep=mine", "trainer=ddp", option)
+    assert "peft=full: the sweep or experiment sets peft.kind=last_k itself" in message
+    assert "give peft.kind=full" in message
+
+
+def test_a_key_on_the_command_line_settles_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "peft: {kind: last_k}\nsweep: {space: {gamma: 'choice(0, 1)'}}\n"
+    )
+    main(["sweep", "sweep=mine", "peft=full", "peft.kind=full", "--dry-run"])
+    assert "2 points" in capsys.readouterr().out

@@ -10,15 +10,17 @@ import contextlib
 import importlib
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rmexp.errors import UserError
 
@@ -52,7 +54,13 @@ class StudySweeper(Sweeper):
         from rmexp.sweep.launch import plan_sweep
 
         overrides = OverridesParser.create(self._loader).parse_overrides(list(arguments))
-        plan = plan_sweep(overrides, self._compose, self._group_options, self._chosen("sweep"))
+        plan = plan_sweep(
+            overrides,
+            self._compose,
+            self._group_options,
+            lambda group, option: option_keys(self._loader, group, option),
+            self._chosen("sweep"),
+        )
         if plan.study.sweep.dry_run:
             from rmexp.sweep.console import print_dry_run
 
@@ -82,6 +90,20 @@ class StudySweeper(Sweeper):
     def _chosen(self, group: str) -> str | None:
         choice = self._config.hydra.runtime.choices.get(group)
         return None if choice in (None, "null") else str(choice)
+
+
+def option_keys(loader: ConfigLoader, group: str, option: str) -> Mapping[str, Any]:
+    """The keys that an option of a config group sets, with their values, unresolved.
+
+    Empty for one that is not merged below its group's own name, such as a sweep or an experiment.
+    """
+    assert isinstance(loader, ConfigLoaderImpl)
+    found = loader.repository.load_config(f"{group}/{option}")
+    if found is None or (found.header["package"] or group) != group or "/" in group:
+        return {}
+    plain = OmegaConf.to_container(found.config)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "defaults"}
 
 
 def register() -> None:

@@ -18,7 +18,7 @@ from rmexp.sweep.lost_runs import LostRuns
 from rmexp.sweep.progress import Progress
 from rmexp.sweep.samplers import check_sampler, listed_points, target_of
 from rmexp.sweep.schema import StudyConfig
-from rmexp.sweep.space import Space, build_space, quoted
+from rmexp.sweep.space import GroupOptions, Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
 from rmexp.trial.assembly import check_before_anything_heavy
 from rmexp.trial.schema import TrackerConfig, TrainerConfig, TrialConfig, checked, trial_config
@@ -26,6 +26,7 @@ from rmexp.trial.schema import TrackerConfig, TrainerConfig, TrialConfig, checke
 TRIAL_KEYS = frozenset(TrialConfig.model_fields)
 
 Compose = Callable[[Sequence[str]], DictConfig]
+OptionKeys = Callable[[str, str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _refuse_missing(key: str, value: Any) -> None:
 def plan_sweep(
     overrides: Sequence[Override],
     compose: Compose,
-    group_options: Callable[[str], Sequence[str]],
+    group_options: GroupOptions,
+    option_keys: OptionKeys,
     sweep_name: str | None,
 ) -> SweepPlan:
     """Check the whole sweep before anything heavy is imported or written.
@@ -122,6 +124,7 @@ def plan_sweep(
         overrides: the parsed command line.
         compose: composes the command's config under override strings.
         group_options: options of a config group.
+        option_keys: the keys that an option of a config group sets, with their values.
         sweep_name: the chosen ``sweep=NAME``; names the study where ``study`` is null.
 
     Raises:
@@ -143,6 +146,7 @@ def plan_sweep(
         )
     strings = tuple(_text(o) for o in fixed)
     plan = SweepPlan(study, space, composed, compose, strings)
+    _refuse_hidden_options(plan, fixed, group_options, option_keys)
     _check_points(plan)
     return plan
 
@@ -157,6 +161,42 @@ def _refuse_study_range(override: Override) -> None:
         text = _text(override).partition("=")[2]
         raise UserError(f"{key}: give the range to the key that is searched: '{own}={text}'")
     raise UserError(f"{key}: belongs to the whole study and cannot be searched; give one value")
+
+
+def _refuse_hidden_options(
+    plan: SweepPlan,
+    fixed: Sequence[Override],
+    group_options: GroupOptions,
+    option_keys: OptionKeys,
+) -> None:
+    """Keys of a sweep or experiment win over the option of a group: no option may lose by that."""
+    groups = [d for d in plan.space.dimensions if d.is_group]
+    chosen = [(d.key, option) for d in groups for option in d.distribution.choices]
+    chosen += [(o.key_or_group, str(o.value())) for o in fixed if group_options(o.key_or_group)]
+    given = {override.key_or_group.lstrip("+") for override in fixed}
+    given |= {dimension.key for dimension in plan.space.dimensions}
+    for group, option in chosen:
+        wanted = _flat(option_keys(group, option))
+        if not wanted:
+            continue
+        config = plan.compose([*plan.fixed, f"{group}={quoted(option)}"])
+        found = _flat(OmegaConf.to_container(config[group]))
+        for key, value in wanted.items():
+            name, other = f"{group}.{key}", found.get(key)
+            if other != value and name not in given:
+                raise UserError(
+                    f"{group}={option}: the sweep or experiment sets {name}={other} itself, which "
+                    f"wins; give {name}={value}, or in its file write 'defaults: [override "
+                    f"/{group}: NAME]' in place of the key"
+                )
+
+
+def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one of dotted keys."""
+    if not isinstance(plain, Mapping):
+        return {prefix: plain}
+    nested = (_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in plain.items())
+    return {key: value for part in nested for key, value in part.items()}
 
 
 def _check_points(plan: SweepPlan) -> None:

@@ -60,6 +60,7 @@ def check_overrides(config_name: str, words: list[str]) -> None:
 
     from rmexp.sweep import launch
     from rmexp.sweep.config_store import COMMANDS, register
+    from rmexp.sweep.hydra_sweeper import option_keys
     from rmexp.sweep.schema import StudyConfig
     from rmexp.trial.schema import checked, trial_config
 
@@ -75,6 +76,7 @@ def check_overrides(config_name: str, words: list[str]) -> None:
                 overrides,
                 lambda strings: compose(config_name, list(strings)),
                 lambda group: list(loader.get_group_options(group)),
+                lambda group, option: option_keys(loader, group, option),
                 names[0] if names else None,
             )
             return
