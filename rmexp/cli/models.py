@@ -109,10 +109,15 @@ def _train(config: DictConfig) -> None:
     directory = _fresh_run_directory(Path(study.output_dir))
 
     from rmexp.cli.progress import Steps
+    from rmexp.trial.ranks import under_torchrun
     from rmexp.trial.run import run_trial
+    from rmexp.trial.torchrun import run_under_torchrun
 
     with Steps() as steps:
-        record = run_trial(trial, directory=directory, progress=steps, advance=steps.advance)
+        run = run_under_torchrun if under_torchrun() else run_trial
+        record = run(trial, directory=directory, progress=steps, advance=steps.advance)
+    if record is None:
+        return  # Rank 0 tells.
     if record.state == "failed":
         where = f" (record: {directory})"
         if record.traceback:

@@ -52,6 +52,13 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Plan, check, run; the end is told by the command line."""
         from rmexp.sweep.launch import plan_sweep
+        from rmexp.trial.ranks import under_torchrun
+
+        if under_torchrun():
+            raise UserError(
+                "a sweep under torchrun would be one sweep a rank; run the command once, without "
+                "torchrun: the ranks of a trial (trainer.devices) are started for it"
+            )
 
         overrides = OverridesParser.create(self._loader).parse_overrides(list(arguments))
         plan = plan_sweep(

@@ -217,6 +217,11 @@ def _check_points(plan: SweepPlan) -> None:
 
 def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
     sweep, objectives = study.sweep, config.evaluation.objectives
+    if config.trainer.nodes > 1:
+        raise UserError(
+            f"trainer.nodes={config.trainer.nodes}: a trial of a sweep runs on one machine; "
+            "use trainer.devices, or a single 'rmexp train' under torchrun"
+        )
     if not config.data.split.validation and not config.evaluation.suites:
         raise UserError(
             "data.split.validation: 0 and no evaluation.suites leave a sweep nothing to choose by; "

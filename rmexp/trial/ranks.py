@@ -75,6 +75,30 @@ class _Rank:
     failure: RankFailure | None = None
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process, as one rank of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def check_can_start(config: TrialConfig) -> None:
+    """This process may start the trial's ranks.
+
+    Raises:
+        UserError: it is itself a rank that somebody started, or the trial needs several machines.
+    """
+    if "LOCAL_RANK" in os.environ:
+        raise UserError(
+            "trainer.devices: the ranks of this trial are started by rmexp itself; run the command "
+            "once, without torchrun, which is for a single 'rmexp train'"
+        )
+    if config.trainer.nodes > 1:
+        raise UserError(
+            f"trainer.nodes={config.trainer.nodes}: start the ranks on all machines by 'torchrun "
+            f"--nnodes={config.trainer.nodes} --nproc-per-node={config.trainer.devices} ... "
+            "-m rmexp train ...'"
+        )
+
+
 def run_ranks(
     config: TrialConfig,
     *,
@@ -88,14 +112,7 @@ def run_ranks(
     """Run a trial with ``trainer.devices`` ranks; arguments and result as of ``run_trial``.
 
     Rank 0 alone rates, reports, evaluates and writes; a failure of any rank is the trial's.
-
-    Raises:
-        UserError: this process is itself a rank that somebody started.
     """
-    if "LOCAL_RANK" in os.environ:
-        raise UserError(
-            "trainer.devices: rmexp starts the ranks itself; run the command once, without torchrun"
-        )
     ranks: list[_Rank] = []
     try:
         for number in range(config.trainer.devices):

@@ -20,7 +20,7 @@ from rmexp.trial.measured import (
     wants_base,
 )
 from rmexp.trial.model_card import add_to_card
-from rmexp.trial.ranks import run_ranks
+from rmexp.trial.ranks import check_can_start, run_ranks
 from rmexp.trial.reading import evaluation_sets
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
@@ -78,6 +78,8 @@ def run_trial(
     identity = identity or TrialIdentity()
     if identity.study is None:
         _check(config)
+    if config.trainer.ranks > 1:
+        check_can_start(config)
     progress = progress or (lambda step: None)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def run_trial(
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
     how: dict[str, Any] = {"directory": directory, "identity": identity, "report": report}
     how |= {"progress": progress, "resume_from": resume_from, "advance": advance}
-    return run_ranks(config, **how) if config.trainer.devices > 1 else run_here(config, **how)
+    return run_ranks(config, **how) if config.trainer.ranks > 1 else run_here(config, **how)
 
 
 def run_here(

@@ -176,7 +176,8 @@ class TrainerConfig(Section):
     """The training loop and the hardware it runs on."""
 
     accelerator: Literal["cpu", "gpu", "mps"] = "cpu"
-    devices: int = Field(1, ge=1, description="processes, one a device")
+    devices: int = Field(1, ge=1, description="processes on a machine, one a device")
+    nodes: int = Field(1, ge=1, description="machines; above 1 under torchrun only")
     strategy: Literal["auto", "ddp", "fsdp", "fsdp2"] = Field(
         "auto",
         description="auto: one device; ddp: a whole model on each; fsdp or fsdp2: one model "
@@ -199,10 +200,15 @@ class TrainerConfig(Section):
         False, description="each rank writes its own part of a checkpoint (strategy=fsdp)"
     )
 
+    @property
+    def ranks(self) -> int:
+        """Processes on all machines."""
+        return self.devices * self.nodes
+
     @model_validator(mode="after")
     def _strategy_fits(self) -> TrainerConfig:
-        if self.devices > 1 and self.strategy == "auto":
-            raise ValueError("trainer.devices above 1 needs trainer.strategy=ddp or fsdp")
+        if self.ranks > 1 and self.strategy == "auto":
+            raise ValueError("trainer.devices or nodes above 1 need trainer.strategy=ddp or fsdp")
         if self.sharded_checkpoints and self.strategy not in ("fsdp", "fsdp2"):
             raise ValueError("trainer.sharded_checkpoints needs trainer.strategy=fsdp")
         return self

@@ -271,6 +271,7 @@ def train(
         precision=config.trainer.precision,
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
+        nodes=config.trainer.nodes,
         strategy=config.trainer.strategy,
         threads=config.trainer.threads,
         deterministic=config.trainer.deterministic,

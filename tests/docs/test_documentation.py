@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,38 +208,3 @@ def test_the_site_builds_without_a_warning_and_asks_nothing_of_the_network(tmp_p
         assert "&gt;&gt;&gt; </p>" not in html
     api = (tmp_path / "site" / "api" / "labelling.html").read_text(encoding="utf-8")
     assert "critical_rules" in api
-
-
-@pytest.mark.slow
-def test_the_script_for_several_machines_trains_in_two_groups(tmp_path: Path) -> None:
-    page = (ROOT / "docs/how-to/several-machines.md").read_text(encoding="utf-8")
-    found = re.search(r'```python title="train_labels.py"\n(.*?)```', page, re.S)
-    assert found
-    (tmp_path / "train_labels.py").write_text(found[1])
-    row = {"prompt": [{"role": "user", "content": "q"}]}
-    sides = [{"chosen": f"kind {i}", "rejected": f"rude {i}"} for i in range(12)]
-    with (tmp_path / "labels.jsonl").open("w") as stream:
-        for i, side in enumerate(sides):
-            texts = {k: [{"role": "assistant", "content": v}] for k, v in side.items()}
-            stream.write(json.dumps({"id": str(i), **row, **texts}) + "\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    groups = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
-                *("--nproc-per-node=1", f"--node-rank={rank}", "--master-addr=127.0.0.1"),
-                *(f"--master-port={port}", "train_labels.py", "labels.jsonl", "tiny", "cpu", "out"),
-            ],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [group.communicate(timeout=240)[0] for group in groups]
-    assert [group.returncode for group in groups] == [0, 0], "\n".join(said)
-    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()

@@ -113,7 +113,7 @@ def test_torchrun_is_refused(
     config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(UserError, match="starts the ranks itself"):
+    with pytest.raises(UserError, match="are started by rmexp itself"):
         run_trial(config, directory=tmp_path / "t")
 
 
