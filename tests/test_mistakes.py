@@ -89,6 +89,7 @@ def test_the_remedy_for_pairs_without_preferences_works(
     [
         # Keys and values
         (["gama=1"], "gama: unknown key; did you mean gamma?"),
+        (["+gama=1"], "gama: unknown key; did you mean gamma?"),
         (["-m", "gama=choice(0,1)"], "gama: unknown key; did you mean gamma?"),
         (["trainer.batch=1"], "trainer.batch: unknown key; did you mean trainer.batch_pairs?"),
         (["batch_pairs=1"], "did you mean trainer.batch_pairs?"),
@@ -231,3 +232,13 @@ def test_a_key_on_the_command_line_settles_it(
     )
     main(["sweep", "sweep=mine", "peft=full", "peft.kind=full", "--dry-run"])
     assert "2 points" in capsys.readouterr().out
+
+
+def test_flags_may_stand_between_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["train", "gamma=3", "-m", "gamma=1", "r=choice(1,2)", "sweep.dry_run=true"])
+    assert "2 points" in capsys.readouterr().out
+    main(["train", "gamma=3", "--cfg", "job", "gamma=1"])
+    assert "gamma: 1\n" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig]
     from rmexp.sweep.config_store import register
 
     register(sweeps_dir(), Path.cwd() / "sweeps")
-    sys.argv = [f"rmexp {config_name}", *words]
+    sys.argv = [f"rmexp {config_name}", *_overrides_first(words)]
     composed: list[DictConfig] = []
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
@@ -54,6 +54,17 @@ def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig]
     # Outside Hydra, which would print lines of its own above an error. Empty for --cfg and -m.
     for config in composed:
         task(config)
+
+
+def _overrides_first(words: list[str]) -> list[str]:
+    """Hydra's parser takes overrides in one piece, and prints its usage for one behind a flag."""
+    from hydra._internal.utils import get_args_parser
+
+    parsed, behind = get_args_parser().parse_known_args(words)
+    flags = list(words)
+    for override in (*parsed.overrides, *behind):
+        flags.remove(override)
+    return [*parsed.overrides, *behind, *flags]
 
 
 def _models(command: str) -> list[type[BaseModel]]:

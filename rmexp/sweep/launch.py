@@ -21,6 +21,7 @@ from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import GroupOptions, Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
 from rmexp.trial.assembly import check_before_anything_heavy
+from rmexp.trial.mistakes import config_keys, did_you_mean
 from rmexp.trial.schema import TrackerConfig, TrainerConfig, TrialConfig, checked, trial_config
 
 TRIAL_KEYS = frozenset(TrialConfig.model_fields)
@@ -81,8 +82,15 @@ class SweepPlan:
 
 
 def split_config(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The composed config as plain data: the trial's keys, and the study's."""
+    """The composed config as plain data: the trial's keys, and the study's.
+
+    Raises:
+        UserError: naming a key that is neither's.
+    """
     plain = plain_config(config)
+    for key in plain.keys() - TRIAL_KEYS - StudyConfig.model_fields.keys():
+        meant = did_you_mean(key, config_keys(TrialConfig, StudyConfig))
+        raise UserError(f"{key}: unknown key{meant}")
     trial = {k: v for k, v in plain.items() if k in TRIAL_KEYS}
     rest = {k: v for k, v in plain.items() if k not in TRIAL_KEYS}
     return trial, rest
