@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from rmexp.backbone.batching import length_groups, pad_rows
 from rmexp.backbone.load import hub_arguments, load_tokenizer
 from rmexp.backbone.quiet import quiet_transformers
-from rmexp.backbone.sources import weights_fingerprint
+from rmexp.backbone.sources import ENCODER_TOKENS, encoder_fingerprint
 from rmexp.backbone.text import Tokens
 from rmexp.errors import UserError
-from rmexp.fingerprint import Fingerprint, fingerprint
+from rmexp.fingerprint import Fingerprint
 
 
 class SentenceEncoder:
@@ -30,7 +30,13 @@ class SentenceEncoder:
         UserError: the model cannot be loaded.
     """
 
-    def __init__(self, path: Path | str, *, max_tokens: int = 256, token_budget: int = 2048):
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        max_tokens: int = ENCODER_TOKENS,
+        token_budget: int = 2048,
+    ):
         from transformers import AutoModel
 
         where = hub_arguments(path)
@@ -47,12 +53,7 @@ class SentenceEncoder:
         self._max_tokens = max_tokens
         self._token_budget = token_budget
         self.dim = int(self._model.config.hidden_size)
-        self.fingerprint: Fingerprint = fingerprint(
-            "sentence_encoder",
-            weights=weights_fingerprint(path),
-            pooling="mean, unit length",
-            max_tokens=max_tokens,
-        )
+        self.fingerprint: Fingerprint = encoder_fingerprint(path, max_tokens)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: float32 ``[texts, dim]``, rows of unit length.

@@ -55,6 +55,8 @@ SMOLLM2 = ModelSource(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 
+# What a sentence encoder reads of a text.
+ENCODER_TOKENS = 256
 NAMES = (MINILM.name, SMOLLM2.name, "tiny", "tiny_encoder")
 
 
@@ -122,6 +124,16 @@ def check_model_name(name: str, key: str) -> None:
             resolve_model(name, Path())
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
+
+
+def encoder_fingerprint(model: Path | str, max_tokens: int = ENCODER_TOKENS) -> Fingerprint:
+    """Identity of a sentence encoder, by the weights and what else its vectors depend on."""
+    return fingerprint(
+        "sentence_encoder",
+        weights=weights_fingerprint(model),
+        pooling="mean, unit length",
+        max_tokens=max_tokens,
+    )
 
 
 def weights_fingerprint(model: Path | str) -> Fingerprint:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from rmexp.backbone.beginning import cache_argument
 from rmexp.backbone.load import hub_arguments, load_tokenizer
@@ -64,6 +64,32 @@ class CutReport:
             f"{asked}, {self.cut} cut by {self.tokens} tokens, themselves or their prompt: "
             f"rater.max_length={self.max_length}"
         )
+
+
+def causal_lm_fingerprint(
+    path: Path | str, *, dtype: str = "float32", max_length: int = 2048
+) -> Fingerprint:
+    """Identity of the :class:`CausalLMRater` that these make, without loading its weights.
+
+    Raises:
+        UserError: the model is not there or cannot answer the question.
+    """
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(**hub_arguments(path)).get_text_config()
+            tokenizer = load_tokenizer(path, int(config.vocab_size))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(path, error) from None
+    return _identity(path, YesNoTemplate(tokenizer, max_length), dtype)
+
+
+def _identity(path: Path | str, template: YesNoTemplate, dtype: str) -> Fingerprint:
+    weights = weights_fingerprint(path)
+    return fingerprint("causal_lm", weights=weights, question=template.fingerprint, dtype=dtype)
+
+
+def _cannot_load(path: Path | str, error: Exception) -> UserError:
+    return UserError(f"rater.model: {path} cannot be loaded: {str(error).splitlines()[0]}")
 
 
 class CausalLMRater:
@@ -114,8 +140,7 @@ class CausalLMRater:
                 config = self._model.config.get_text_config()
                 tokenizer = load_tokenizer(path, int(config.vocab_size))
         except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"rater.model: {path} cannot be loaded: {first}") from None
+            raise _cannot_load(path, error) from None
         self._template = YesNoTemplate(tokenizer, max_length)
         self._max_length = max_length
         self.report = CutReport(max_length)
@@ -126,12 +151,7 @@ class CausalLMRater:
                 f"time; use {window} or less"
             )
         self._budget = token_budget or _BUDGET.get(self._device.type, _BUDGET["cpu"])
-        self.fingerprint: Fingerprint = fingerprint(
-            "causal_lm",
-            weights=weights_fingerprint(path),
-            question=self._template.fingerprint,
-            dtype=dtype,
-        )
+        self.fingerprint: Fingerprint = _identity(path, self._template, dtype)
 
     def rate(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,12 +19,15 @@ from rmexp.fingerprint import Fingerprint, differences
 from rmexp.sweep.space import Space
 from rmexp.sweep.study import StudyFolder, finished_trials
 from rmexp.trial.record import TrialRecord
+from rmexp.trial.schema import TrialConfig
 
 _CONFIG = "config"
 _SPACE = "space"
 # These change where a trial keeps or tells things, not what it computes.
 _FREE = ("cache_dir", "tracker", "rating", "trainer.threads")
 _SHOWN = 3
+# What a trial reads beside its config; an adapter and a rater only where it has one.
+_CONTENT = ("pairs", "rules", "rater", "adapter", "model")
 
 
 def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -> None:
@@ -73,7 +77,9 @@ def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -
 
 
 def refuse_other_content(folder: StudyFolder, study: optuna.Study) -> None:
-    """Compare pairs and rules with those of the study's latest trial: names alone do not tell.
+    """Compare with the study's latest trial what it read: names and paths alone do not tell.
+
+    Pairs, rules, rater, Rule Adapter and base model: each may have been replaced where it was.
 
     Raises:
         UserError: naming what has changed.
@@ -83,7 +89,7 @@ def refuse_other_content(folder: StudyFolder, study: optuna.Study) -> None:
             record = TrialRecord.read(folder.trial(trial.number))
         except UserError:
             continue
-        moved = content_drift(record, ("pairs", "rules"))
+        moved = content_drift(record, _CONTENT)
         if moved:
             raise UserError(
                 f"study '{folder.name}': {'; '.join(moved)} since trial {trial.number}: new trials "
@@ -92,22 +98,9 @@ def refuse_other_content(folder: StudyFolder, study: optuna.Study) -> None:
         return
 
 
-def content_drift(
-    record: TrialRecord, of: Sequence[str] = ("pairs", "rules", "code", "adapter")
-) -> list[str]:
+def content_drift(record: TrialRecord, of: Sequence[str] = (*_CONTENT, "code")) -> list[str]:
     """What a trial's stored config finds otherwise today than the trial did, in words."""
-    from rmexp.trial import assembly, reading
-    from rmexp.trial.versions import code_fingerprint
-
-    config = record.trial_config
-    rules = assembly.rule_set(config)
-    today: dict[str, Callable[[], Fingerprint]] = {
-        "pairs": lambda: reading.read_pairs(config.data).fingerprint,
-        "rules": lambda: rules.fingerprint,
-        "code": code_fingerprint,
-    }
-    if config.selection.strategy == "adapter":
-        today["adapter"] = lambda: assembly.selector(config, rules).fingerprint
+    today = found_today(record.trial_config)
     moved = []
     for name in of:
         stored = record.fingerprints.get(name)
@@ -118,6 +111,26 @@ def content_drift(
             named = ", ".join(parts[:5]) + (", ..." if len(parts) > 5 else "")
             moved.append(f"{name} changed ({named})")
     return moved
+
+
+def found_today(config: TrialConfig) -> dict[str, Callable[[], Fingerprint]]:
+    """What identifies the things that a config finds today, by the names of a record."""
+    from rmexp.backbone.sources import resolve_model, weights_fingerprint
+    from rmexp.trial import assembly, reading
+    from rmexp.trial.versions import code_fingerprint
+
+    rules = assembly.rule_set(config)
+    model, cache = config.model.name, Path(config.cache_dir)
+    today: dict[str, Callable[[], Fingerprint]] = {
+        "pairs": lambda: reading.read_pairs(config.data).fingerprint,
+        "rules": lambda: rules.fingerprint,
+        "rater": lambda: assembly.rater_fingerprint(config, rules),
+        "model": lambda: weights_fingerprint(resolve_model(model, cache)),
+        "code": code_fingerprint,
+    }
+    if config.selection.strategy == "adapter":
+        today["adapter"] = lambda: assembly.selector(config, rules).fingerprint
+    return today
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rmexp.adapter.settings import AdapterSettings
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.evaluation.scorer import Scorer
+    from rmexp.fingerprint import Fingerprint
     from rmexp.labelling.selectors import Selector
     from rmexp.rating.rater import Rater
 
@@ -94,24 +95,29 @@ def sentence_encoder(name: str, cache_dir: Path) -> SentenceEncoder:
     return SentenceEncoder(resolve_model(name, cache_dir))
 
 
-def rater(config: LabellingConfig, rules: RuleSet) -> Rater:
+def rater(
+    config: LabellingConfig,
+    rules: RuleSet,
+    encoder_of: Callable[[str, Path], Any] = sentence_encoder,
+) -> Rater:
     """The rater that the config names.
 
     Args:
         config: of the trial.
         rules: what will be rated; recorded ratings name their columns by it.
+        encoder_of: the sentence encoder of a name.
     """
     options = config.rater
     cache = Path(config.cache_dir)
     if options.kind == "exemplar":
         from rmexp.rating.exemplar import ExemplarRater
 
-        return ExemplarRater(sentence_encoder(options.encoder, cache))
+        return ExemplarRater(encoder_of(options.encoder, cache))
     if options.kind == "probe":
         from rmexp.rating.probe import ProbeRater, load_probe
 
         probe = load_probe(Path(options.path))
-        return ProbeRater(probe, sentence_encoder(options.encoder, cache))
+        return ProbeRater(probe, encoder_of(options.encoder, cache))
     if options.kind == "causal_lm":
         from rmexp.backbone.sources import resolve_model
         from rmexp.rating.causal_lm import CausalLMRater
@@ -124,8 +130,29 @@ def rater(config: LabellingConfig, rules: RuleSet) -> Rater:
     if options.kind == "recorded":
         from rmexp.rating.recorded import RecordedRater
 
-        return RecordedRater(options.path, rules, sentence_encoder(options.encoder, cache))
+        return RecordedRater(options.path, rules, encoder_of(options.encoder, cache))
     return _custom_rater(options.target, options.options)
+
+
+def rater_fingerprint(config: LabellingConfig, rules: RuleSet) -> Fingerprint:
+    """Identity of the rater that the config names; no model's weights are loaded for it."""
+    options = config.rater
+    if options.kind == "causal_lm":
+        from rmexp.backbone.sources import resolve_model
+        from rmexp.rating.causal_lm import causal_lm_fingerprint
+
+        path = resolve_model(options.model, Path(config.cache_dir))
+        return causal_lm_fingerprint(path, dtype=options.dtype, max_length=options.max_length)
+    return rater(config, rules, _EncoderIdentity).fingerprint
+
+
+class _EncoderIdentity:
+    """A sentence encoder's identity alone, for a rater that will not be asked."""
+
+    def __init__(self, name: str, cache_dir: Path):
+        from rmexp.backbone.sources import encoder_fingerprint, resolve_model
+
+        self.fingerprint = encoder_fingerprint(resolve_model(name, cache_dir))
 
 
 def relevance_encoder(config: LabellingConfig, rater: Rater) -> SentenceEncoder | None:

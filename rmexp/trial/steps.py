@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
@@ -252,6 +253,9 @@ def train(
         if report(epoch, value) and epoch < config.epochs:
             raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
 
+    # Before training: a trial that is pruned must tell what it began with, too.
+    trial.base = weights_fingerprint(resolve_model(config.model.name, Path(config.cache_dir)))
+    trial.identify("model", trial.base)
     trained = train_reward_model(
         training_pairs(labelled.rated.pairs, labelled.labels, config),
         measured if config.evaluation.every_epoch else None,
@@ -289,8 +293,6 @@ def train(
         progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
-    trial.base = trained.base_fingerprint
-    trial.identify("model", trained.base_fingerprint)
 
 
 def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -> TrainingPairs:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,22 @@ import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from sweep_doubles import FakeExecutor, controller_of
+from word_rater import WordRater
 
 from rmexp.errors import UserError
-from rmexp.sweep.drift import refuse_drift, refuse_other_content
+from rmexp.fingerprint import file_sha256, fingerprint
+from rmexp.sweep.drift import content_drift, found_today, refuse_drift, refuse_other_content
 from rmexp.sweep.launch import _refuse_study_range
 from rmexp.sweep.space import Space, build_space
-from rmexp.trial.assembly import rule_set
-from rmexp.trial.reading import read_pairs
+from rmexp.sweep.study import StudyFolder
+from rmexp.trial import assembly
 from rmexp.trial.record import TrialRecord
 from rmexp.trial.schema import TrialConfig
 
+RULES = (
+    "rules:\n- id: one\n  sentence: The response is polite.\n  category: own\n"
+    "- id: two\n  sentence: The response is short.\n  category: own\n"
+)
 BASE: dict[str, Any] = {
     "gamma": 1.0,
     "r": 5,
@@ -119,23 +126,75 @@ def _pairs(path: Path, flip: bool = False) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_pairs_that_changed_under_the_same_name_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "pairs.jsonl"
-    _pairs(path)
-    config = TrialConfig(cache_dir="c", data={"source": "files", "path": str(path)})
+class FileRater(WordRater):
+    """A rater that is what a file says."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.fingerprint = fingerprint("file_rater", weights=file_sha256(Path(path)))
+
+
+class FileSelector:
+    """A Rule Adapter that is what a file says."""
+
+    def __init__(self, path: str):
+        self.fingerprint = fingerprint("selection", adapter=file_sha256(Path(path)))
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StudyFolder, optuna.Study]:
+    """A study of one trial that read everything from files of ours."""
+    _pairs(tmp_path / "pairs.jsonl")
+    (tmp_path / "rules.yaml").write_text(RULES)
+    (tmp_path / "model").mkdir()
+    for name in ("rater", "adapter", "model/model.safetensors", "model/config.json"):
+        (tmp_path / name).write_text("as it was")
+    config = TrialConfig(
+        cache_dir="c",
+        r=1,
+        data={"source": "files", "path": str(tmp_path / "pairs.jsonl")},
+        rules={"name": "own", "path": str(tmp_path / "rules.yaml")},
+        rater={
+            "kind": "custom",
+            "target": f"{__name__}:FileRater",
+            "options": {"path": str(tmp_path / "rater")},
+        },
+        model={"name": str(tmp_path / "model")},
+        selection={"strategy": "adapter", "path": str(tmp_path / "adapter")},
+    )
+    monkeypatch.setattr(assembly, "selector", lambda c, rules: FileSelector(c.selection.path))
     controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
     controller.run()
-    refuse_other_content(controller.folder, study)  # a record that tells nothing refuses nothing
-    record = TrialRecord.read(controller.folder.trial(0))
-    prints = {
-        "pairs": read_pairs(config.data).fingerprint.to_plain(),
-        "rules": rule_set(config).fingerprint.to_plain(),
-    }
-    stored = replace(record, config=config.to_plain(), fingerprints=prints)
-    stored.write(controller.folder.trial(0))
-    refuse_other_content(controller.folder, study)
-    _pairs(path, flip=True)
-    with pytest.raises(UserError, match=r"study 's': pairs changed .* since trial 0.*study=NAME"):
-        refuse_other_content(controller.folder, study)
+    folder = controller.folder
+    refuse_other_content(folder, study)  # a record that tells nothing refuses nothing
+    record = TrialRecord.read(folder.trial(0))
+    prints = {name: now().to_plain() for name, now in found_today(config).items()}
+    replace(record, config=config.to_plain(), fingerprints=prints).write(folder.trial(0))
+    return folder, study
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("pairs.jsonl", "pairs changed"),
+        ("rules.yaml", r"rules changed \(0000:one\)"),
+        ("rater", r"rater changed \(weights\)"),
+        ("adapter", r"adapter changed \(adapter\)"),
+        ("model/model.safetensors", r"model changed \(model\.safetensors\)"),
+    ],
+)
+def test_what_changed_under_the_same_name_is_refused(
+    stored, tmp_path: Path, file: str, message: str
+) -> None:
+    folder, study = stored
+    refuse_other_content(folder, study)
+    record = TrialRecord.read(folder.trial(0))
+    assert content_drift(record) == []
+    if file == "pairs.jsonl":
+        _pairs(tmp_path / file, flip=True)
+    else:
+        (tmp_path / file).write_text(RULES.replace("polite", "kind"))
+    with pytest.raises(UserError, match=rf"study 's': {message}.* since trial 0.*study=NAME"):
+        refuse_other_content(folder, study)
+    (line,) = content_drift(record)
+    assert re.search(message, line)

@@ -36,6 +36,9 @@ def _trial(tmp_path: Path, rater: dict) -> TrialRecord:
     config = trial_config(_plain(tmp_path, rater))
     record = run_trial(config, directory=tmp_path / "trial")
     assert record.state == "complete", record.reason + record.traceback
+    # What drift is told by is the rater's own identity, though no model is loaded for it.
+    named = assembly.rater_fingerprint(config, assembly.rule_set(config))
+    assert named.to_plain() == record.fingerprints["rater"]
     return record
 
 

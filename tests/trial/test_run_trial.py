@@ -179,6 +179,7 @@ def test_pruning_stops_the_trial_and_says_where(plain: dict, tmp_path: Path) -> 
     assert [epoch for epoch, _ in seen] == [1]
     assert record.objective == seen[0][1]
     assert "after epoch 1" in record.reason
+    assert "model" in record.fingerprints  # by which a later change of it is told
 
 
 def test_a_formula_is_reported_each_epoch(plain: dict, tmp_path: Path) -> None:
