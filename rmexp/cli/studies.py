@@ -105,22 +105,22 @@ def rerun(words: list[str]) -> None:
 
 
 def _rerun_seeds(folder: StudyFolder, number: int, options: argparse.Namespace) -> None:
-    from rmexp.sweep.confirm import accuracy_interval, fresh_seeds, run_seeds
+    from rmexp.sweep.confirm import accuracy_interval
     from rmexp.sweep.console import console
+    from rmexp.sweep.seed_runs import rerun_seeds
     from rmexp.trial.record import TrialRecord
 
-    if options.seeds < 2:
-        raise UserError("--seeds: give 2 or more; one seed says nothing about other seeds")
-    config = TrialRecord.read(folder.trial(number)).trial_config
-    seeds = fresh_seeds([config.seed], options.seeds)
+    trainer = TrialRecord.read(folder.trial(number)).trial_config.trainer
     with folder.controlled():
-        runs = run_seeds(
+        seeds, runs = rerun_seeds(
             folder,
-            {number: config},
-            seeds,
-            _executor(options, config.trainer),
+            number,
+            _executor(options, trainer),
+            seeds=options.seeds,
+            on_drift=options.on_drift,
+            tracker=options.tracker,
             on_event=lambda event: console(stderr=True).print(event, markup=False),
-        )[number]
+        )
     print(f"trial {number} of study {folder.name} on {len(seeds)} fresh seeds, test pairs:")
     for seed, record in zip(seeds, runs, strict=True):
         print(f"  seed {seed}: accuracy {record.metrics['test/accuracy']:.4f}")

@@ -7,8 +7,7 @@ configs, each on the same seeds, and are compared pair by pair on the test part.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,18 +19,15 @@ from optuna.trial import FrozenTrial
 
 from rmexp.errors import UserError
 from rmexp.statistics import SHARE, Interval, bootstrap_crossed, of_differences
-from rmexp.sweep.job import Executor, TrialJob
+from rmexp.sweep.job import Executor
 from rmexp.sweep.rerun import OnDrift, refuse_drift
+from rmexp.sweep.seed_runs import OnEvent, fresh_seeds, run_seeds
 from rmexp.sweep.study import StudyFolder, front, kept_trials, nothing_to_choose
-from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord, write_json
+from rmexp.trial.record import TrialRecord, write_json
 from rmexp.trial.schema import TrialConfig
 
 FILE_NAME = "confirmation.json"
 FORMAT = 1
-# Far from the seeds that people give to a search.
-_FIRST_SEED = 1000
-
-OnEvent = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ def confirm(
         executor: runs them; closed at the end.
         top: how many trials.
         seeds: how many seeds, two or more.
-        on_drift: what to do where code, data, rules or versions have changed since the search.
+        on_drift: what to do where data, rules, rater, model, code or versions have changed.
         on_event: told what happens.
 
     Raises:
@@ -177,112 +173,10 @@ def top_trials(study: optuna.Study, top: int) -> list[FrozenTrial]:
     return sorted(own, key=lambda t: (sign * t.values[0], t.number))[:top]
 
 
-def fresh_seeds(used: Sequence[int], count: int) -> tuple[int, ...]:
-    """The first seeds from 1000 on that are not in use.
-
-    >>> fresh_seeds([0, 1001], 3)
-    (1000, 1002, 1003)
-    """
-    seeds: list[int] = []
-    candidate = _FIRST_SEED
-    while len(seeds) < count:
-        if candidate not in used:
-            seeds.append(candidate)
-        candidate += 1
-    return tuple(seeds)
-
-
-def run_seeds(
-    folder: StudyFolder,
-    configs: Mapping[int, TrialConfig],
-    seeds: Sequence[int],
-    executor: Executor,
-    *,
-    on_event: OnEvent = lambda event: None,
-) -> dict[int, list[TrialRecord]]:
-    """Run each trial's config on each seed; records by trial, in the order of the seeds.
-
-    Nothing is pruned. The trained models are removed, their scores on the test pairs stay in the
-    records.
-
-    Raises:
-        UserError: a run failed, or measured other test pairs than the search kept aside.
-    """
-    jobs = {
-        (number, seed): _job(folder, number, config, seed, executor.threads)
-        for seed in seeds
-        for number, config in configs.items()
-    }
-    records = {key: record for key, job in jobs.items() if (record := _finished(job)) is not None}
-    if records:
-        on_event(f"{len(records)} of {len(jobs)} runs had finished before")
-    waiting = [job for key, job in jobs.items() if key not in records]
-    running = 0
-    try:
-        while waiting or running:
-            while waiting and running < executor.slots:
-                job = waiting.pop(0)
-                # What an interrupted run left here must not pass for this one's result.
-                shutil.rmtree(job.directory, ignore_errors=True)
-                executor.submit(job)
-                running += 1
-                on_event(f"trial {job.number}, seed {job.config['seed']}: started")
-            for ended in executor.wait(lambda number, epoch, value: False, 1.0):
-                running -= 1
-                key = (ended.job.number, ended.job.config["seed"])
-                records[key] = record = _settled(folder, ended.job, ended.lost)
-                accuracy = record.metrics["test/accuracy"]
-                on_event(f"trial {key[0]}, seed {key[1]}: test accuracy {accuracy:.4f}")
-    finally:
-        executor.close()
-    return {number: [records[number, seed] for seed in seeds] for number in configs}
-
-
 def accuracy_interval(records: Sequence[TrialRecord]) -> Interval:
     """Mean test accuracy of one config over its seeds, resampled over seeds and prompts."""
     table, ids = _correct(records)
     return bootstrap_crossed(table, groups=_prompts(records[0].trial_config, ids), bounds=SHARE)
-
-
-def _job(
-    folder: StudyFolder, number: int, config: TrialConfig, seed: int, threads: int
-) -> TrialJob:
-    update: dict[str, Any] = {
-        "seed": seed,
-        "evaluation": config.evaluation.model_copy(update={"test": True}),
-    }
-    if config.trainer.threads is None:
-        update["trainer"] = config.trainer.model_copy(update={"threads": threads})
-    plain = config.model_copy(update=update).to_plain()
-    # The seed stands for the attempt, so that each (trial, seed) has a tracker run of its own.
-    identity = TrialIdentity(folder.name, number, seed, "confirm")
-    return TrialJob(identity, plain, folder.root / "confirm" / f"{number:04d}-seed{seed}")
-
-
-def _finished(job: TrialJob) -> TrialRecord | None:
-    """The record of an earlier run of the same config, if it is complete."""
-    try:
-        record = TrialRecord.read(job.directory)
-    except UserError:
-        return None
-    same = record.config == job.config
-    return record if same and record.state == "complete" else None
-
-
-def _settled(folder: StudyFolder, job: TrialJob, lost: str) -> TrialRecord:
-    where = f"confirming trial {job.number} with seed {job.config['seed']}"
-    if lost:
-        raise UserError(f"{where}: {lost} (log: {job.directory / 'log.txt'})")
-    record = TrialRecord.read(job.directory)
-    if record.state != "complete":
-        raise UserError(f"{where}: {record.reason} (record: {job.directory})")
-    searched = TrialRecord.read(folder.trial(job.number)).fingerprints
-    for part in ("train", "test"):
-        old, new = searched.get(part), record.fingerprints.get(part)
-        if old is not None and new is not None and old["hexdigest"] != new["hexdigest"]:
-            raise UserError(f"{where}: the {part} pairs have changed since the search")
-    shutil.rmtree(job.directory / MODEL, ignore_errors=True)
-    return record
 
 
 def _ranked(

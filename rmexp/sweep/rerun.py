@@ -11,6 +11,7 @@ from rmexp.errors import DriftError
 from rmexp.sweep.drift import content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
+from rmexp.trial.schema import TrialConfig
 
 OnDrift = Literal["refuse", "warn"]
 RERUNS = "reruns"  # folder below the study's
@@ -67,7 +68,7 @@ def rerun(
     Args:
         folder: of the study.
         number: of the trial.
-        on_drift: what to do where data, rules, rater, code or versions have changed.
+        on_drift: what to do where data, rules, rater, model, code or versions have changed.
         tracker: another tracker kind than the stored one.
 
     Raises:
@@ -75,12 +76,8 @@ def rerun(
         UserError: the trial has no record.
     """
     old = TrialRecord.read(folder.trial(number))
-    config = old.trial_config
     drift = refuse_drift(folder, number, old, on_drift)
-    if tracker is not None:
-        config = config.model_copy(
-            update={"tracker": config.tracker.model_copy(update={"kind": tracker})}
-        )
+    config = with_tracker(old.trial_config, tracker)
     from rmexp.trial.run import run_trial
 
     attempt, directory = _free_directory(folder, number)
@@ -96,6 +93,13 @@ def rerun(
         unequal["objective"] = (old.objective, new.objective)
     same_weights = _same_weights(folder.trial(number) / MODEL, directory / MODEL)
     return Rerun(old, new, directory, drift, unequal, len(names), same_weights)
+
+
+def with_tracker(config: TrialConfig, kind: str | None) -> TrialConfig:
+    """The config with another kind of tracker; as it is where that is None."""
+    if kind is None:
+        return config
+    return config.model_copy(update={"tracker": config.tracker.model_copy(update={"kind": kind})})
 
 
 def kept_folder(folder: StudyFolder, number: int) -> Path:

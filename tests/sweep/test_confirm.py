@@ -9,13 +9,17 @@ import optuna
 import pytest
 
 from rmexp.errors import DriftError, UserError
+from rmexp.fingerprint import fingerprint
 from rmexp.preferences import pairs_fingerprint
-from rmexp.sweep.confirm import confirm, fresh_seeds, read_confirmation, top_trials
+from rmexp.sweep.confirm import confirm, read_confirmation, top_trials
+from rmexp.sweep.drift import found_today
 from rmexp.sweep.job import Ended, TrialJob
+from rmexp.sweep.seed_runs import fresh_seeds, rerun_seeds
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.held_out import test_pairs as held_out_pairs
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
+from rmexp.trial.versions import library_versions
 
 # The share of test pairs that each trial gets right, by its gamma.
 SKILL = {0.0: 0.9, 0.25: 0.88, 0.5: 0.3}
@@ -56,6 +60,8 @@ def write_record(directory: Path, job: TrialJob, failed: bool = False) -> None:
         {"id": p.id, "chosen": float(ok), "rejected": 0.0}
         for p, ok in zip(pairs, right, strict=True)
     ]
+    prints = {"test": pairs_fingerprint(pairs)}
+    prints |= {name: make() for name, make in found_today(config).items()}
     (directory / MODEL).mkdir(parents=True)
     TrialRecord(
         "failed" if failed else "complete",
@@ -64,7 +70,8 @@ def write_record(directory: Path, job: TrialJob, failed: bool = False) -> None:
         job.config,
         job.identity,
         metrics={"test/accuracy": float(right.mean())},
-        fingerprints={"test": pairs_fingerprint(pairs).to_plain()},
+        fingerprints={name: value.to_plain() for name, value in prints.items()},
+        versions=library_versions(),
         report={"test": {"samples": samples}},
     ).write(directory)
 
@@ -134,6 +141,45 @@ def test_finished_runs_are_not_run_again(searched) -> None:
     fourth = ScriptedExecutor()
     confirm(study, folder, fourth, top=2, seeds=4)
     assert fourth.ran == [(0, 1003), (1, 1003)]
+
+
+def _made_of(record: TrialRecord, what: str) -> TrialRecord:
+    if what == "torch":
+        return replace(record, versions={**record.versions, "torch": "0.4.1"})
+    other = fingerprint(what, part="as it was").to_plain()
+    return replace(record, fingerprints={**record.fingerprints, what: other})
+
+
+@pytest.mark.parametrize("what", ["torch", "code", "pairs", "rules", "rater", "model"])
+def test_a_run_that_was_made_of_something_else_is_run_again(searched, what: str) -> None:
+    study, folder = searched
+    confirm(study, folder, ScriptedExecutor(), top=1, seeds=3)
+    older = folder.root / "confirm" / "0000-seed1001"
+    _made_of(TrialRecord.read(older), what).write(older)
+    executor = ScriptedExecutor()
+    confirm(study, folder, executor, top=1, seeds=3)
+    assert executor.ran == [(0, 1001)]
+
+
+def test_runs_of_one_trial_tell_drift_and_may_log_elsewhere(searched) -> None:
+    study, folder = searched
+    confirm(study, folder, ScriptedExecutor(), top=1, seeds=2)
+    executor = ScriptedExecutor()
+    seeds, runs = rerun_seeds(folder, 0, executor, seeds=3, tracker="none")
+    assert seeds == (1000, 1001, 1002)
+    assert [run.config["seed"] for run in runs] == [1000, 1001, 1002]
+    assert executor.ran == [(0, 1002)]  # another tracker gives the same numbers
+    assert runs[-1].config["tracker"]["kind"] == "none"
+    _made_of(TrialRecord.read(folder.trial(0)), "rater").write(folder.trial(0))
+    with pytest.raises(DriftError, match=r"rater changed .*--on-drift warn"):
+        rerun_seeds(folder, 0, ScriptedExecutor(), seeds=2)
+    events: list[str] = []
+    rerun_seeds(
+        folder, 0, ScriptedExecutor(), seeds=2, on_drift="warn", on_event=events.append
+    )
+    assert events[0].startswith("drift: rater changed")
+    with pytest.raises(UserError, match="--seeds"):
+        rerun_seeds(folder, 0, ScriptedExecutor(), seeds=1)
 
 
 def test_a_failed_run_is_told_and_run_again(searched) -> None:
