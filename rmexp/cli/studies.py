@@ -95,6 +95,8 @@ def rerun(words: list[str]) -> None:
     if result.new.state == "failed":
         raise UserError(f"the rerun failed: {result.new.reason} (record: {result.directory})")
     print(f"trial {number} of study {options.study}, run again in {result.directory}")
+    if result.new.state != result.old.state:
+        print(f"  {result.old.state} then, {result.new.state} now")
     print(f"  objective then {result.old.objective!r}")
     print(f"  objective now  {result.new.objective!r}")
     for name, (old, new) in result.unequal.items():

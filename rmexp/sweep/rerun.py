@@ -5,13 +5,16 @@ from __future__ import annotations
 import filecmp
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rmexp.errors import DriftError
 from rmexp.sweep.drift import content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
+
+if TYPE_CHECKING:
+    from rmexp.trial.steps import Report
 
 OnDrift = Literal["refuse", "warn"]
 RERUNS = "reruns"  # folder below the study's
@@ -29,7 +32,8 @@ class Rerun:
         directory: of the new run.
         drift: what has moved since, in words.
         unequal: metrics that differ, name to (old, new).
-        compared: metrics that both runs were compared in, besides the objective.
+        compared: numbers that both runs were compared in, besides the objective: those of the
+            end, and those after each epoch.
         same_weights: whether the trained weights are equal byte for byte; None where one of the
             runs keeps no model.
     """
@@ -56,6 +60,8 @@ class Rerun:
             False: "; the weights differ",
             None: "; weights not compared, since the trial's own are not kept (sweep.keep)",
         }[self.same_weights]
+        if self.old.state == self.new.state == "pruned":
+            weights = f"; pruned after epoch {self.old.history[-1]['epoch']:g} both times"
         end = "equal to the last digit" if self.equal else "NOT equal"
         return f"{end}: objective and {self.compared} metrics{weights}"
 
@@ -64,6 +70,8 @@ def rerun(
     folder: StudyFolder, number: int, *, on_drift: OnDrift = "refuse", tracker: str | None = None
 ) -> Rerun:
     """Run a trial again from its stored config, not from today's YAML.
+
+    One that was pruned is stopped again after the same epoch.
 
     Args:
         folder: of the study.
@@ -82,17 +90,37 @@ def rerun(
 
     attempt, directory = _free_directory(folder, number)
     identity = TrialIdentity(folder.name, number, attempt, "rerun")
-    new = run_trial(config, directory=directory, identity=identity)
-    names = sorted(n for n in {*old.metrics, *new.metrics} if n.startswith(_COMPARED))
+    new = run_trial(config, directory=directory, identity=identity, report=_stopping_as(old))
+    then, now = _numbers(old, new), _numbers(new, old)
     unequal = {
-        n: (old.metrics.get(n), new.metrics.get(n))
-        for n in names
-        if old.metrics.get(n) != new.metrics.get(n)
+        name: (then.get(name), now.get(name))
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
     }
-    if old.objective != new.objective:
-        unequal["objective"] = (old.objective, new.objective)
+    compared = len(then.keys() | now.keys()) - 1
     same_weights = _same_weights(folder.trial(number) / MODEL, directory / MODEL)
-    return Rerun(old, new, directory, drift, unequal, len(names), same_weights)
+    return Rerun(old, new, directory, drift, unequal, compared, same_weights)
+
+
+def _stopping_as(old: TrialRecord) -> Report | None:
+    """What the search's pruner said after each epoch, where it stopped the trial."""
+    if old.state != "pruned":
+        return None
+    last = old.history[-1]["epoch"]
+    return lambda epoch, value: epoch >= last
+
+
+def _numbers(record: TrialRecord, other: TrialRecord) -> dict[str, float | None]:
+    """What a record is compared in, by name: the objective, the end, and each epoch of both."""
+    # A trial that went on from a checkpoint may not know its first epochs.
+    shared = {row["epoch"] for row in other.history}
+    found: dict[str, float | None] = {"objective": record.objective}
+    found |= {n: v for n, v in record.metrics.items() if n.startswith(_COMPARED)}
+    for row in record.history:
+        if row["epoch"] in shared:
+            epoch = f"after epoch {row['epoch']:g}"
+            found |= {f"{n} {epoch}": v for n, v in row.items() if n.startswith(_COMPARED)}
+    return found
 
 
 def with_tracker(config: TrialConfig, kind: str | None) -> TrialConfig:

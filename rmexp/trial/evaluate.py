@@ -227,7 +227,13 @@ def model_of(name: str) -> str:
     if not (folder / FILE_NAME).is_file():
         return name
     if not (folder / MODEL).is_dir():
-        identity = TrialRecord.read(folder).identity
+        record = TrialRecord.read(folder)
+        identity = record.identity
+        if record.state == "pruned":
+            raise UserError(
+                f"{name}: the trial was pruned, so no model of it was trained to the end; "
+                "rmexp train with its config trains one"
+            )
         again = "rmexp train with its config makes it again"
         if identity.study is not None:
             study, number = identity.study, identity.number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,10 @@ def test_the_card_says_how_the_model_was_made(tmp_path: Path) -> None:
         "Validation accuracy 0.500 (95% interval 0.250 to 0.750, 8 pairs)",
     ):
         assert card.count(words) == 1, words
+
+
+def test_a_pruned_trial_does_not_send_for_a_rerun_that_keeps_no_model(tmp_path: Path) -> None:
+    folder = trial(tmp_path / "0003", mine(), kept=False)
+    replace(TrialRecord.read(folder), state="pruned").write(folder)
+    with pytest.raises(UserError, match=r"was pruned, .*rmexp train with its config"):
+        model_of(str(folder))
