@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,15 +12,18 @@ from rmexp.errors import DriftError
 from rmexp.sweep.drift import content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
-from rmexp.trial.schema import TrialConfig
+from rmexp.trial.schema import TrainerConfig, TrialConfig
 
 if TYPE_CHECKING:
     from rmexp.trial.steps import Report
 
 OnDrift = Literal["refuse", "warn"]
 RERUNS = "reruns"  # folder below the study's
-# Compared bit for bit; times and cache hits may differ.
+# Times and cache hits may differ.
 _COMPARED = ("validation/", "train/loss", "labels/")
+# How far numbers may be apart that a device does not give to the last digit: of 1, or of the
+# number where that is larger. Some of a hundred validation pairs may change sides.
+TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,12 @@ class Rerun:
         new: the new record.
         directory: of the new run.
         drift: what has moved since, in words.
-        unequal: metrics that differ, name to (old, new).
+        unequal: metrics that differ by more than the tolerance, name to (old, new).
         compared: numbers that both runs were compared in, besides the objective: those of the
             end, and those after each epoch.
         same_weights: whether the trained weights are equal byte for byte; None where one of the
-            runs keeps no model.
+            runs keeps no model, or they need not be.
+        tolerance: how far numbers may be apart; 0 where every digit must agree.
     """
 
     old: TrialRecord
@@ -45,12 +50,18 @@ class Rerun:
     unequal: dict[str, tuple[float | None, float | None]]
     compared: int
     same_weights: bool | None
+    tolerance: float = 0.0
 
     @property
     def equal(self) -> bool:
-        """Whether the run was repeated to the last digit."""
+        """Whether the run was repeated: to the last digit, or within the tolerance."""
         same = self.new.state == self.old.state and not self.unequal
         return same and self.same_weights is not False
+
+    @property
+    def device(self) -> str:
+        """The accelerator of both."""
+        return self.old.trial_config.trainer.accelerator
 
     @property
     def verdict(self) -> str:
@@ -62,7 +73,13 @@ class Rerun:
         }[self.same_weights]
         if self.old.state == self.new.state == "pruned":
             weights = f"; pruned after epoch {self.old.history[-1]['epoch']:g} both times"
-        end = "equal to the last digit" if self.equal else "NOT equal"
+        if self.tolerance:
+            weights = (
+                f"; weights not compared, since trainer.accelerator={self.device} does not give "
+                "the same bits each time as this trial was set (trainer.deterministic, .threads)"
+            )
+        within = f"within {self.tolerance:g}" if self.tolerance else "to the last digit"
+        end = f"equal {within}" if self.equal else f"NOT equal {within}"
         return f"{end}: objective and {self.compared} metrics{weights}"
 
 
@@ -91,15 +108,47 @@ def rerun(
     attempt, directory = _free_directory(folder, number)
     identity = TrialIdentity(folder.name, number, attempt, "rerun")
     new = run_trial(config, directory=directory, identity=identity, report=_stopping_as(old))
+    allowed = tolerance_of(config.trainer)
+    compared, unequal = compare_records(old, new, allowed)
+    kept = folder.trial(number) / MODEL, directory / MODEL
+    same_weights = None if allowed else _same_weights(*kept)
+    return Rerun(old, new, directory, drift, unequal, compared, same_weights, allowed)
+
+
+def tolerance_of(trainer: TrainerConfig) -> float:
+    """How far a rerun's numbers may be from the stored ones; 0 where every digit must agree.
+
+    A CPU gives the same bits at the same number of threads, which a study's trials store; a CUDA
+    GPU gives them with deterministic kernels. Nothing of the kind is promised for MPS.
+    """
+    exact = {"cpu": trainer.threads is not None, "gpu": trainer.deterministic, "mps": False}
+    return 0.0 if exact[trainer.accelerator] else TOLERANCE
+
+
+def compare_records(
+    old: TrialRecord, new: TrialRecord, tolerance: float
+) -> tuple[int, dict[str, tuple[float | None, float | None]]]:
+    """Compare what two runs of one config measured.
+
+    Returns:
+        How many numbers were compared besides the objective; and those that differ by more than
+        the tolerance, name to (old, new). Labels come from stored ratings, whatever the device,
+        and may not differ at all.
+    """
     then, now = _numbers(old, new), _numbers(new, old)
-    unequal = {
-        name: (then.get(name), now.get(name))
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    }
-    compared = len(then.keys() | now.keys()) - 1
-    same_weights = _same_weights(folder.trial(number) / MODEL, directory / MODEL)
-    return Rerun(old, new, directory, drift, unequal, compared, same_weights)
+    names = sorted(then.keys() | now.keys())
+    unequal = {}
+    for name in names:
+        allowed = 0.0 if name.startswith("labels/") else tolerance
+        if not _agree(then.get(name), now.get(name), allowed):
+            unequal[name] = (then.get(name), now.get(name))
+    return len(names) - 1, unequal
+
+
+def _agree(old: float | None, new: float | None, tolerance: float) -> bool:
+    if old is None or new is None or math.isnan(old) or math.isnan(new):
+        return old is new or (old != old and new != new)
+    return old == new or abs(old - new) <= tolerance * max(1.0, abs(old), abs(new))
 
 
 def _stopping_as(old: TrialRecord) -> Report | None:

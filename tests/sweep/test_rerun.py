@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rmexp.sweep.rerun import rerun
+from rmexp.sweep.rerun import TOLERANCE, Rerun, compare_records, rerun, tolerance_of
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.run import run_trial
-from rmexp.trial.schema import trial_config
+from rmexp.trial.schema import TrainerConfig, trial_config
 
 
 @pytest.fixture
@@ -67,3 +68,69 @@ def test_an_epoch_that_came_out_otherwise_is_named(folder: StudyFolder, plain: d
     assert list(result.unequal) == ["validation/loss after epoch 1"]
     assert not result.equal
     assert result.verdict.startswith("NOT equal")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "exact"),
+    [
+        ({"accelerator": "cpu", "threads": 2}, True),
+        ({"accelerator": "cpu", "threads": 2, "deterministic": False}, True),
+        ({"accelerator": "cpu"}, False),  # threads are not known
+        ({"accelerator": "gpu"}, True),
+        ({"accelerator": "gpu", "deterministic": False}, False),
+        ({"accelerator": "mps"}, False),
+    ],
+)
+def test_every_digit_counts_where_the_device_repeats_them(trainer: dict, exact: bool) -> None:
+    assert tolerance_of(TrainerConfig(**trainer)) == (0.0 if exact else TOLERANCE)
+
+
+def _record(accuracy: float, loss: float, kept: float = 100.0) -> TrialRecord:
+    metrics = {"validation/accuracy": accuracy, "validation/loss": loss, "labels/kept": kept}
+    config = {"cache_dir": "c", "trainer": {"accelerator": "gpu", "deterministic": False}}
+    history = [{"epoch": 1, "train/loss": loss, "train/tokens_per_second": 1e3 * loss}]
+    identity = TrialIdentity("s", 0)
+    return TrialRecord(
+        "complete", "", accuracy, config, identity, metrics=metrics, history=history
+    )
+
+
+OLD = _record(0.80, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("new", "tolerance", "unequal"),
+    [
+        (OLD, 0.0, set()),
+        (_record(0.80, 5.0 + 1e-17), 0.0, set()),  # the same float
+        (
+            _record(0.80, 5.0 + 1e-14),
+            0.0,
+            {"validation/loss", "train/loss after epoch 1"},
+        ),
+        # 0.02 of 1 for a share, of the number for a larger one.
+        (_record(0.815, 5.09), 0.02, set()),
+        (_record(0.83, 5.09), 0.02, {"objective", "validation/accuracy"}),
+        (_record(0.80, 5.2), 0.02, {"validation/loss", "train/loss after epoch 1"}),
+        (_record(0.80, 5.0, kept=99.0), 0.02, {"labels/kept"}),
+        (_record(math.nan, 5.0), 0.02, {"objective", "validation/accuracy"}),
+    ],
+)
+def test_numbers_are_judged_within_the_tolerance(
+    new: TrialRecord, tolerance: float, unequal: set[str]
+) -> None:
+    compared, found = compare_records(OLD, new, tolerance)
+    assert compared == 4
+    assert set(found) == unequal
+
+
+def test_equal_nans_are_equal() -> None:
+    assert compare_records(_record(math.nan, 1.0), _record(math.nan, 1.0), 0.0) == (4, {})
+
+
+def test_the_verdict_says_within_what() -> None:
+    result = Rerun(OLD, OLD, Path(), [], {}, 4, None, tolerance=0.02)
+    assert result.verdict.startswith("equal within 0.02: objective and 4 metrics; weights not")
+    assert "trainer.accelerator=gpu" in result.verdict
+    other = Rerun(OLD, OLD, Path(), [], {"objective": (0.8, 0.9)}, 4, None, tolerance=0.02)
+    assert other.verdict.startswith("NOT equal within 0.02")
