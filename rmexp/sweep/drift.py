@@ -113,6 +113,21 @@ def content_drift(record: TrialRecord, of: Sequence[str] = (*_CONTENT, "code")) 
     return moved
 
 
+def config_drift(record: TrialRecord) -> list[str]:
+    """Keys of the stored config that this rmexp reads otherwise than it is stored, in words.
+
+    A trial is run again from its stored config, so no YAML of today moves it; but a key that has
+    come since takes its default.
+    """
+    stored, read = _flat(record.config), _flat(record.trial_config.to_plain())
+    return [
+        f"config key {key} {f'was {_said(stored, key)}' if key in stored else 'has come since'}, "
+        f"now {json.dumps(read[key]) if key in read else 'not there'}"
+        for key in sorted(stored.keys() | read.keys())
+        if key not in stored or key not in read or stored[key] != read[key]
+    ]
+
+
 def found_today(config: TrialConfig) -> dict[str, Callable[[], Fingerprint]]:
     """What identifies the things that a config finds today, by the names of a record."""
     from rmexp.backbone.sources import resolve_model, weights_fingerprint

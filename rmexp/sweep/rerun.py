@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rmexp.errors import DriftError
-from rmexp.sweep.drift import content_drift
+from rmexp.errors import DriftError, UserError
+from rmexp.sweep.drift import config_drift, content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrainerConfig, TrialConfig
@@ -213,9 +213,17 @@ def refuse_drift(
     """What has moved since the trial ran, in words; empty where nothing has.
 
     Raises:
-        DriftError: something has, and ``on_drift`` is refuse.
+        DriftError: something has, and ``on_drift`` is refuse; or the stored config cannot be read.
     """
-    drift = [*_version_drift(old), *content_drift(old)]
+    try:
+        drift = config_drift(old)
+    except UserError as error:
+        made_by = old.versions.get("rmexp", "another rmexp")
+        raise DriftError(
+            f"trial {number} of '{folder.name}': this rmexp cannot read its stored config: {error}"
+            f"; run it with the version that made it ({made_by})"
+        ) from error
+    drift += [*_version_drift(old), *content_drift(old)]
     if drift and on_drift == "refuse":
         raise DriftError(
             f"trial {number} of '{folder.name}' cannot be repeated exactly: {'; '.join(drift)}; "

@@ -174,9 +174,7 @@ def test_runs_of_one_trial_tell_drift_and_may_log_elsewhere(searched) -> None:
     with pytest.raises(DriftError, match=r"rater changed .*--on-drift warn"):
         rerun_seeds(folder, 0, ScriptedExecutor(), seeds=2)
     events: list[str] = []
-    rerun_seeds(
-        folder, 0, ScriptedExecutor(), seeds=2, on_drift="warn", on_event=events.append
-    )
+    rerun_seeds(folder, 0, ScriptedExecutor(), seeds=2, on_drift="warn", on_event=events.append)
     assert events[0].startswith("drift: rater changed")
     with pytest.raises(UserError, match="--seeds"):
         rerun_seeds(folder, 0, ScriptedExecutor(), seeds=1)

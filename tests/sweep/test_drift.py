@@ -12,10 +12,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from sweep_doubles import FakeExecutor, controller_of
 from word_rater import WordRater
 
-from rmexp.errors import UserError
+from rmexp.errors import DriftError, UserError
 from rmexp.fingerprint import file_sha256, fingerprint
-from rmexp.sweep.drift import content_drift, found_today, refuse_drift, refuse_other_content
+from rmexp.sweep.drift import (
+    config_drift,
+    content_drift,
+    found_today,
+    refuse_drift,
+    refuse_other_content,
+)
 from rmexp.sweep.launch import _refuse_study_range
+from rmexp.sweep.rerun import refuse_drift as check_rerun
 from rmexp.sweep.space import Space, build_space
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial import assembly
@@ -198,3 +205,27 @@ def test_what_changed_under_the_same_name_is_refused(
         refuse_other_content(folder, study)
     (line,) = content_drift(record)
     assert re.search(message, line)
+
+
+def test_a_config_key_that_has_come_since_is_named(stored) -> None:
+    folder, _ = stored
+    record = TrialRecord.read(folder.trial(0))
+    assert config_drift(record) == []
+    older = json.loads(json.dumps(record.config))
+    del older["trainer"]["compile"]
+    older["epochs"] = "2"  # read as a number
+    lines = [
+        'config key epochs was "2", now 2',
+        "config key trainer.compile has come since, now false",
+    ]
+    assert config_drift(replace(record, config=older)) == lines
+    with pytest.raises(DriftError, match=r"trainer\.compile has come since.*--on-drift warn"):
+        check_rerun(folder, 0, replace(record, config=older), "refuse")
+
+
+def test_a_config_key_that_has_gone_is_named(stored) -> None:
+    folder, _ = stored
+    record = TrialRecord.read(folder.trial(0))
+    older = {**record.config, "momentum": 0.9}
+    with pytest.raises(DriftError, match=r"cannot read its stored config: momentum.*made it"):
+        check_rerun(folder, 0, replace(record, config=older), "warn")

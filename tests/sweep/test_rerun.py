@@ -90,9 +90,7 @@ def _record(accuracy: float, loss: float, kept: float = 100.0) -> TrialRecord:
     config = {"cache_dir": "c", "trainer": {"accelerator": "gpu", "deterministic": False}}
     history = [{"epoch": 1, "train/loss": loss, "train/tokens_per_second": 1e3 * loss}]
     identity = TrialIdentity("s", 0)
-    return TrialRecord(
-        "complete", "", accuracy, config, identity, metrics=metrics, history=history
-    )
+    return TrialRecord("complete", "", accuracy, config, identity, metrics=metrics, history=history)
 
 
 OLD = _record(0.80, 5.0)
