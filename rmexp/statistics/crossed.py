@@ -1,4 +1,4 @@
-"""Bootstrap over two crossed sources of chance: the samples and the seeds."""
+"""Intervals over two crossed sources of chance: the samples and the seeds."""
 
 from __future__ import annotations
 
@@ -24,17 +24,27 @@ def bootstrap_crossed(
 ) -> Interval:
     """Percentile interval of the mean where every seed was measured on every sample.
 
-    Seeds and samples are drawn with replacement, each for itself (the pigeonhole bootstrap; Owen,
-    Annals of Applied Statistics 1(2), 2007), so that the interval speaks about other seeds and
-    other samples. It errs on the wide side. For a paired comparison hand in the differences.
+    It speaks about other seeds and other samples. Samples, of which there are many, are drawn with
+    replacement. Seeds are few, and drawing m of them with replacement shows only (m - 1) / m of
+    their variance, in steps: instead the mean over the seeds is moved by Student's t with m - 1
+    degrees of freedom times its standard error, as measured on the samples drawn. That is the
+    posterior of the mean of m normal values of unknown variance (Gelman et al., Bayesian Data
+    Analysis, 3rd edition, section 3.2), and alone gives the usual t interval. Two seeds give a very
+    wide interval, as they should.
+
+    What is particular to one seed on one sample counts in both parts, so that the interval errs on
+    the wide side, as the bootstrap of both margins does (Owen, Annals of Applied Statistics 1(2),
+    2007). For a paired comparison hand in the differences. A single seed tells nothing of others:
+    the interval is of other samples alone.
 
     Args:
         values: ``[seeds, samples]``, finite.
         groups: ``[samples]``; samples of one group (such as a prompt) are drawn together.
-        bounds: as for :func:`~rmexp.statistics.bootstrap_mean`. Where all seeds agree on equal
-            samples, each sample counts once: more seeds do not tell of other samples.
+        bounds: as for :func:`~rmexp.statistics.bootstrap_mean`; the interval stays within them.
+            Where all seeds agree on equal samples, each sample counts once: more seeds do not tell
+            of other samples.
         level: of the interval, in (0, 1).
-        resamples: bootstrap samples.
+        resamples: draws of samples, each with one of the seeds' mean.
         seed: the same seed, the same interval.
 
     Raises:
@@ -58,11 +68,15 @@ def bootstrap_crossed(
     step = max(1, _BUDGET // kinds)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        seeds = generator.multinomial(runs, np.full(runs, 1 / runs), size=size)
         drawn = generator.multinomial(kinds, np.full(kinds, 1 / kinds), size=size)
-        total = ((seeds @ sums) * drawn).sum(1)
-        means[start : start + size] = total / (runs * (drawn @ counts))
+        by_seed = (drawn @ sums.T) / (drawn @ counts)[:, None]
+        means[start : start + size] = by_seed.mean(1)
+        if runs > 1:
+            error = by_seed.std(1, ddof=1) / np.sqrt(runs)
+            means[start : start + size] += error * generator.standard_t(runs - 1, size)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    if bounds is not None:
+        low, high = np.clip([low, high], *bounds)
     return Interval(float(table.mean()), float(low), float(high), level)
 
 

@@ -138,8 +138,8 @@ def _confirmation_card(confirmation: Confirmation) -> str:
     columns = ["place", "trial", "mean test accuracy", "95% interval", "behind the first", ""]
     note = (
         f"{len(confirmation.seeds)} fresh seeds ({', '.join(map(str, confirmation.seeds))}), "
-        f"{confirmation.pairs} test pairs the search never used; intervals are bootstrapped over "
-        "pairs and seeds together."
+        f"{confirmation.pairs} test pairs the search never used; intervals are over other "
+        "pairs and other seeds together."
     )
     return card(
         "confirmation", table(columns, rows, numeric=[0, 1, 2]), id="confirmation", note=note

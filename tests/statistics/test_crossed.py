@@ -27,6 +27,47 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.88 <= covered <= 1.0
 
 
+@pytest.mark.parametrize("effect", [0.3, 1.0])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_few_seeds_are_covered_too(seeds: int, effect: float) -> None:
+    draw = np.random.default_rng([seeds, int(10 * effect)])
+    tables = [_table(seeds, 60, effect, draw) for _ in range(200)]
+    intervals = [bootstrap_crossed(t, resamples=500, seed=i) for i, t in enumerate(tables)]
+    assert np.mean([i.low <= 0 <= i.high for i in intervals]) >= 0.90
+
+
+def test_many_seeds_give_no_wider_an_interval_than_there_is_chance() -> None:
+    draw = np.random.default_rng(4)
+    tables = [_table(100, 60, 0.5, draw) for _ in range(40)]
+    intervals = [bootstrap_crossed(t, resamples=1000, seed=i) for i, t in enumerate(tables)]
+    deviation = np.sqrt(0.5**2 / 100 + 1 / 60 + 0.3**2 / 6000)
+    ratio = np.mean([i.high - i.low for i in intervals]) / (2 * 1.96 * deviation)
+    assert 0.9 < ratio < 1.1
+
+
+def test_seeds_alone_give_students_interval() -> None:
+    """Three seeds on samples that are all alike: mean -+ t(0.975, 2) s / sqrt(3), t = 4.3027."""
+    interval = bootstrap_crossed(np.repeat([[0.1], [0.2], [0.4]], 5, axis=1), resamples=200_000)
+    half = 4.3027 * np.std([0.1, 0.2, 0.4], ddof=1) / np.sqrt(3)
+    assert interval.high - interval.estimate == pytest.approx(half, rel=0.03)
+    assert interval.estimate - interval.low == pytest.approx(half, rel=0.03)
+
+
+def test_the_interval_stays_within_what_a_value_can_be() -> None:
+    table = np.random.default_rng(5).integers(0, 2, (2, 30)).astype(float)
+    table[0] = 1
+    free, bounded = bootstrap_crossed(table), bootstrap_crossed(table, bounds=SHARE)
+    assert free.high > 1
+    assert (bounded.low, bounded.high) == (max(free.low, 0.0), 1.0)
+
+
+def test_one_seed_tells_of_samples_alone() -> None:
+    table = np.random.default_rng(6).integers(0, 2, (1, 200)).astype(float)
+    crossed, alone = bootstrap_crossed(table), bootstrap_mean(table[0])
+    assert crossed.low == pytest.approx(alone.low, abs=0.01)
+    assert crossed.high == pytest.approx(alone.high, abs=0.01)
+
+
 def test_samples_of_a_group_are_drawn_together() -> None:
     base = np.random.default_rng(2).integers(0, 2, (3, 40)).astype(float)
     table = np.repeat(base, 5, axis=1)
@@ -53,7 +94,7 @@ def test_seeds_that_all_agree_count_each_sample_once() -> None:
     assert grouped.low == pytest.approx(4 / (4 + 3.841459), abs=1e-5)
     one_wrong = np.ones((3, 8))
     one_wrong[0, 0] = 0
-    assert bootstrap_crossed(one_wrong, bounds=SHARE) == bootstrap_crossed(one_wrong)
+    assert not bootstrap_crossed(one_wrong, bounds=SHARE).unanimous
 
 
 @pytest.mark.parametrize(
