@@ -28,6 +28,8 @@ from rmexp.trial.schema import TrialConfig
 
 FILE_NAME = "confirmation.json"
 FORMAT = 1
+# Fewer cannot tell two trials apart by the signed-rank test.
+LEAST_SEEDS = 6
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class ConfirmedTrial:
             a formula over what is measured there.
         behind: accuracy of the first minus this one's, paired; None for the first.
         not_separable_from: trials, of those ranked above, whose paired interval covers 0.
+        wilcoxon: p of the signed-rank test of :func:`signed_rank` against the first, over the
+            seeds; None for the first, and below six seeds.
     """
 
     number: int
@@ -52,6 +56,7 @@ class ConfirmedTrial:
     objective: float | None
     behind: Interval | None
     not_separable_from: tuple[int, ...]
+    wilcoxon: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -95,6 +100,7 @@ class Confirmation:
                 objective=row["objective"],
                 behind=None if row["behind"] is None else Interval(**row["behind"]),
                 not_separable_from=tuple(row["not_separable_from"]),
+                wilcoxon=row.get("wilcoxon"),
             )
             for row in plain["ranking"]
         ]
@@ -179,6 +185,34 @@ def accuracy_interval(records: Sequence[TrialRecord]) -> Interval:
     return bootstrap_crossed(table, groups=_prompts(records[0].trial_config, ids), bounds=SHARE)
 
 
+def signed_rank(first: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Two-sided p of Wilcoxon's signed-rank test over paired seeds: are two trials alike?
+
+    The test by which Optuna's ``WilcoxonPruner`` stops a trial that is behind the best on the same
+    instances; as there, seeds without a difference are split between the signs
+    (``zero_method="zsplit"``). It looks at the seeds alone and takes the test pairs as they are,
+    so it stands beside the interval and does not replace it. Nothing is stopped by it: the pruner
+    looks again at every instance, and its p is one-sided and of no fixed level.
+
+    Args:
+        first: ``[seeds]``, test accuracy of the trial that is ranked first.
+        other: ``[seeds]``, of another, on the same seeds.
+
+    Returns:
+        None below six seeds, where p cannot come below 0.05: with n all in one direction it is
+        2 / 2^n, for n = 5 0.0625.
+    """
+    if len(first) < LEAST_SEEDS:
+        return None
+    from scipy.stats import wilcoxon
+
+    # Rounding in the means must not rank two equal differences.
+    difference = np.round(np.asarray(first) - np.asarray(other), 12)
+    if not difference.any():
+        return 1.0
+    return float(wilcoxon(difference, zero_method="zsplit").pvalue)
+
+
 def _ranked(
     study: str,
     chosen: Sequence[FrozenTrial],
@@ -216,6 +250,9 @@ def _ranked(
                 objective=_mean_objective(runs[number]),
                 behind=above[order[0]] if above else None,
                 not_separable_from=tuple(n for n, d in above.items() if d.low <= 0 <= d.high),
+                wilcoxon=signed_rank(tables[order[0]].mean(1), tables[number].mean(1))
+                if above
+                else None,
             )
         )
     return Confirmation(study, seeds, len(samples), tuple(ranking))

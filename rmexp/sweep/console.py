@@ -265,16 +265,23 @@ def print_confirmation(confirmation: Confirmation) -> None:
         f"\nconfirmation: {len(confirmation.seeds)} fresh seeds ({seeds}), "
         f"{confirmation.pairs} test pairs the search never used"
     )
-    table = Table("trial", "mean test accuracy", "95% interval", "behind the first", "verdict")
+    columns = ["trial", "mean test accuracy", "95% interval", "behind the first"]
+    tested = any(trial.wilcoxon is not None for trial in confirmation.ranking)
+    table = Table(*columns, *(["Wilcoxon p"] if tested else []), "verdict")
     for trial in confirmation.ranking:
         table.add_row(
             str(trial.number),
             f"{trial.accuracy.estimate:.4f}",
             trial.accuracy.ends,
             "" if trial.behind is None else str(trial.behind),
+            *([_p_value(trial.wilcoxon)] if tested else []),
             trial.verdict,
         )
     out.print(table)
+
+
+def _p_value(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _short(value: Any) -> str:

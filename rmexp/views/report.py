@@ -131,15 +131,17 @@ def _confirmation_card(confirmation: Confirmation) -> str:
             f"{c.accuracy.estimate:.3f}",
             c.accuracy.ends,
             "" if c.behind is None else str(c.behind),
+            "" if c.wilcoxon is None else f"{c.wilcoxon:.3f}",
             c.verdict,
         ]
         for place, c in enumerate(confirmation.ranking, 1)
     ]
-    columns = ["place", "trial", "mean test accuracy", "95% interval", "behind the first", ""]
+    columns = ["place", "trial", "mean test accuracy", "95% interval", "behind the first"]
+    columns += ["Wilcoxon p", ""]
     note = (
         f"{len(confirmation.seeds)} fresh seeds ({', '.join(map(str, confirmation.seeds))}), "
         f"{confirmation.pairs} test pairs the search never used; intervals are over other "
-        "pairs and other seeds together."
+        "pairs and other seeds together. Wilcoxon p: signed-rank test over the seeds, from six on."
     )
     return card(
         "confirmation", table(columns, rows, numeric=[0, 1, 2]), id="confirmation", note=note

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 from rmexp.errors import DriftError, UserError
 from rmexp.fingerprint import fingerprint
 from rmexp.preferences import pairs_fingerprint
-from rmexp.sweep.confirm import confirm, read_confirmation, top_trials
+from rmexp.sweep.confirm import confirm, read_confirmation, signed_rank, top_trials
+from rmexp.sweep.console import print_confirmation
 from rmexp.sweep.drift import found_today
 from rmexp.sweep.job import Ended, TrialJob
 from rmexp.sweep.seed_runs import fresh_seeds, rerun_seeds
@@ -121,6 +124,49 @@ def test_the_confirmation_ranks_by_what_the_search_never_saw(searched) -> None:
     assert read_confirmation(folder) == result
     # The trained models do not pile up.
     assert not list((folder.root / "confirm").glob(f"*/{MODEL}"))
+
+
+def test_six_seeds_are_tested_by_their_ranks(searched, capsys) -> None:
+    study, folder = searched
+    result = confirm(study, folder, ScriptedExecutor(), top=3, seeds=6)
+    first, second, last = result.ranking
+    assert first.wilcoxon is None
+    # Ahead on all six seeds: 2 of the 64 orders of signs are as clear.
+    assert last.wilcoxon == pytest.approx(2 / 64)
+    assert second.wilcoxon is not None
+    assert second.wilcoxon > 0.05
+    assert read_confirmation(folder) == result
+    print_confirmation(result)
+    assert re.search(r"Wilcoxon p.*0\.031.*worse than all above", capsys.readouterr().out, re.S)
+
+
+def test_fewer_than_six_seeds_are_not_tested(searched, capsys) -> None:
+    study, folder = searched
+    result = confirm(study, folder, ScriptedExecutor(), top=3, seeds=5)
+    assert [trial.wilcoxon for trial in result.ranking] == [None] * 3
+    print_confirmation(result)
+    assert "Wilcoxon" not in capsys.readouterr().out
+
+
+def test_the_rank_test_knows_seeds_without_a_difference() -> None:
+    even = np.full(6, 0.5)
+    assert signed_rank(even, even) == 1.0
+    ahead = even + np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])
+    p = signed_rank(ahead, even)
+    assert p == signed_rank(even, ahead)
+    assert p is not None
+    assert 0.05 < p < 1.0
+    assert signed_rank(even[:5], ahead[:5]) is None
+
+
+def test_a_confirmation_from_before_the_rank_test_is_read(searched) -> None:
+    study, folder = searched
+    result = confirm(study, folder, ScriptedExecutor(), top=2, seeds=2)
+    plain = json.loads((folder.root / "confirmation.json").read_text())
+    for row in plain["ranking"]:
+        del row["wilcoxon"]
+    (folder.root / "confirmation.json").write_text(json.dumps(plain))
+    assert read_confirmation(folder) == result
 
 
 def test_finished_runs_are_not_run_again(searched) -> None:
