@@ -34,7 +34,7 @@ def best(words: list[str]) -> None:
 
         print_best(study, folder)
         return
-    from rmexp.trial.held_out import measure_on_test
+    from rmexp.sweep.rerun import measure_kept
     from rmexp.trial.record import TrialRecord
 
     trial = best_trial(study)
@@ -43,7 +43,7 @@ def best(words: list[str]) -> None:
     confirmation = read_confirmation(folder)
     test, unmeasured = None, ""
     try:
-        test = measure_on_test(directory)["metrics"]
+        test = measure_kept(folder, int(directory.name))["metrics"]
     except UserError as error:
         unmeasured = str(error)
     print(

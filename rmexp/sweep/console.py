@@ -225,8 +225,8 @@ def print_front(study: Any, keys: list[str]) -> None:
 def print_best(study: Any, folder: StudyFolder) -> None:
     """The best trial: its parameters, validation and test accuracy, and the command to rerun."""
     from rmexp.sweep.confirm import read_confirmation
+    from rmexp.sweep.rerun import measure_kept
     from rmexp.sweep.study import best_trial
-    from rmexp.trial.held_out import measure_on_test
 
     out = console()
     best = best_trial(study)
@@ -236,7 +236,7 @@ def print_best(study: Any, folder: StudyFolder) -> None:
         out.print(f"  {key} = {_short(value)}")
     out.print(f"  validation objective {best.value:.4f} (chosen by it, so optimistic)")
     try:
-        metrics = measure_on_test(directory)["metrics"]
+        metrics = measure_kept(folder, int(directory.name))["metrics"]
     except UserError as error:
         out.print(f"  test: {error}", markup=False)
     else:

@@ -6,7 +6,7 @@ import filecmp
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rmexp.errors import DriftError, UserError
 from rmexp.sweep.drift import config_drift, content_drift
@@ -196,6 +196,31 @@ def kept_folder(folder: StudyFolder, number: int) -> Path:
         if (directory / MODEL).is_dir() and (directory / FILE_NAME).is_file():
             return directory
     return own
+
+
+def measure_kept(folder: StudyFolder, number: int) -> dict[str, Any]:
+    """Measure a trial on its test pairs, by its own model or by that of a rerun of it.
+
+    Returns:
+        As :func:`rmexp.trial.held_out.measure_on_test`.
+
+    Raises:
+        UserError: neither has a model, or the rerun came out otherwise than the trial.
+    """
+    from rmexp.trial.held_out import FILE_NAME as MEASURED
+    from rmexp.trial.held_out import measure_on_test
+
+    own, kept = folder.trial(number), kept_folder(folder, number)
+    if kept != own and not (own / MEASURED).exists():
+        old, new = TrialRecord.read(own), TrialRecord.read(kept)
+        _, unequal = compare_records(old, new, tolerance_of(old.trial_config.trainer))
+        if unequal:
+            name, (then, now) = next(iter(unequal.items()))
+            raise UserError(
+                f"{own}: no trained model is kept here, and the rerun {kept} came out otherwise "
+                f"({name}: {then} then, {now} now), so that its model is not the trial's"
+            )
+    return measure_on_test(own, kept / MODEL)
 
 
 def _same_weights(old: Path, new: Path) -> bool | None:

@@ -21,11 +21,12 @@ def test_pairs(config: TrialConfig) -> list[Any]:
     return list(splits.test)
 
 
-def measure_on_test(directory: Path) -> dict[str, Any]:
+def measure_on_test(directory: Path, model: Path | None = None) -> dict[str, Any]:
     """Score the trial's saved model on its test pairs, or read what was measured before.
 
     Args:
         directory: of the trial.
+        model: another folder than the trial's own that holds its model.
 
     Returns:
         The evaluation as plain data, as ``test.json`` holds it.
@@ -38,10 +39,11 @@ def measure_on_test(directory: Path) -> dict[str, Any]:
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
     record = TrialRecord.read(directory)
-    if not (directory / MODEL).is_dir():
-        raise UserError(
-            f"{directory}: no trained model is kept here (sweep.keep); rerun the trial first"
-        )
+    model = model or directory / MODEL
+    if not model.is_dir():
+        study, number = record.identity.study, record.identity.number
+        again = f"rmexp rerun {study} --trial {number} makes it again"
+        raise UserError(f"{directory}: no trained model is kept here (sweep.keep); {again}")
     pairs = test_pairs(record.trial_config)
     if pairs_fingerprint(pairs).hexdigest != record.fingerprints["test"]["hexdigest"]:
         raise DriftError(f"{directory}: the test pairs have changed since the trial ran")
@@ -52,7 +54,7 @@ def measure_on_test(directory: Path) -> dict[str, Any]:
     from rmexp.evaluation.preferences import evaluate_preferences
     from rmexp.reward.model import load_reward_model
 
-    evaluation = evaluate_preferences(load_reward_model(directory / MODEL), judged)
+    evaluation = evaluate_preferences(load_reward_model(model), judged)
     plain = {"metrics": evaluation.metrics(), **evaluation.to_plain()}
     write_json(path, plain)
     return plain

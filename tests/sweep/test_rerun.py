@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rmexp.sweep.rerun import TOLERANCE, Rerun, compare_records, rerun, tolerance_of
+from rmexp.errors import UserError
+from rmexp.sweep.rerun import (
+    TOLERANCE,
+    Rerun,
+    compare_records,
+    measure_kept,
+    rerun,
+    tolerance_of,
+)
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.run import run_trial
@@ -132,3 +143,24 @@ def test_the_verdict_says_within_what() -> None:
     assert "trainer.accelerator=gpu" in result.verdict
     other = Rerun(OLD, OLD, Path(), [], {"objective": (0.8, 0.9)}, 4, None, tolerance=0.02)
     assert other.verdict.startswith("NOT equal within 0.02")
+
+
+def test_the_best_trials_model_may_be_that_of_its_rerun(folder: StudyFolder, plain: dict) -> None:
+    trial_of(folder, {**plain, "epochs": 1})
+    own = folder.trial(0)
+    shutil.rmtree(own / MODEL)
+    with pytest.raises(UserError, match="rmexp rerun s --trial 0 makes it again"):
+        measure_kept(folder, 0)
+    again = rerun(folder, 0)
+    assert again.equal
+    assert again.same_weights is None
+    record = TrialRecord.read(again.directory)
+    replace(record, metrics={**record.metrics, "validation/loss": 9.0}).write(again.directory)
+    with pytest.raises(UserError, match=r"came out otherwise \(validation/loss: .*9\.0 now\)"):
+        measure_kept(folder, 0)
+    record.write(again.directory)
+    measured = measure_kept(folder, 0)
+    assert 0 <= measured["metrics"]["accuracy"] <= 1
+    # With the trial, so that its report and page find it, and measured once.
+    shutil.rmtree(again.directory)
+    assert measure_kept(folder, 0) == json.loads((own / "test.json").read_text())
