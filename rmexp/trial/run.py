@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.errors import UserError
+from rmexp.reward.checkpoint import remove_checkpoints
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
 from rmexp.trial.early import check_device
@@ -121,6 +122,7 @@ def run_here(
         add_to_card(trial.record("complete", ""), directory / MODEL)
     except Pruned as pruned:
         state, reason = "pruned", str(pruned)
+        remove_checkpoints(directory / "checkpoints")  # nobody goes on from a pruned trial
     except KeyboardInterrupt:
         trial.tracker.finish("failed", "interrupted", {})
         raise

@@ -222,6 +222,26 @@ def test_an_adapter_holds_adapters_and_head_only(tiny: Path, tmp_path: Path):
     assert all("lora_" in n or "score" in n for n in names)
 
 
+def adapter_bytes(hidden: int, inner: int, keys: int, layers: int, rank: int) -> int:
+    """Of a Llama's LoRA on all linear layers and its head, by the arithmetic of the docs."""
+    attention = 2 * (hidden + hidden) + 2 * (hidden + keys)
+    return 4 * (layers * rank * (attention + 3 * (hidden + inner)) + hidden)
+
+
+def test_an_adapter_is_as_large_as_the_docs_say(tiny: Path, tmp_path: Path):
+    file = reward_model(tiny, "lora").save(tmp_path / "m") / "adapter_model.safetensors"
+    expected = adapter_bytes(hidden=64, inner=128, keys=32, layers=2, rank=8)
+    assert sum(w.nbytes for w in load_file(file).values()) == expected
+    header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    assert file.stat().st_size == header + expected
+    docs = (Path(__file__).parents[2] / "docs" / "concepts.md").read_text()
+    for rank, models, said in ((8, 1, 0.2), (64, 1, 0.8), (8, 60, 7.0), (64, 60, 42.0)):
+        of_8b = adapter_bytes(hidden=4096, inner=14336, keys=1024, layers=32, rank=rank)
+        assert f"{of_8b / 1e6:.0f} MB at `peft.rank={rank}`" in docs
+        assert models * (of_8b + 20e6) < said * 1e9
+        assert f"under {said:g} GB" in docs
+
+
 def test_an_adapter_finds_its_base_by_name_on_another_machine(cache: Path, tmp_path: Path):
     from rmexp.backbone.sources import resolve_model
 

@@ -173,9 +173,11 @@ def test_pruning_stops_the_trial_and_says_where(plain: dict, tmp_path: Path) -> 
         seen.append((epoch, value))
         return epoch == 1
 
+    plain["trainer"]["checkpoint_steps"] = 1
     config = trial_config({**plain, "epochs": 3})
     record = run_trial(config, directory=tmp_path / "t", report=report)
     assert record.state == "pruned"
+    assert not (tmp_path / "t" / "checkpoints").exists()
     assert [epoch for epoch, _ in seen] == [1]
     assert record.objective == seen[0][1]
     assert "after epoch 1" in record.reason
