@@ -134,13 +134,15 @@ class RewardBenchResult:
     def reference_files(self) -> dict[str, dict[str, Any]]:
         """What the reference's result and score files hold, by their folder.
 
-        The prior sets have folders of their own.
+        The prior sets have folders of their own: tools take every number of a file in
+        ``eval-set`` for one of the 23 subsets.
         """
         files: dict[str, dict[str, Any]] = {}
         columns = self.reference_rows()
-        for folder, wanted in (("eval-set", _WEIGHTS), ("pref-sets", PRIOR_SETS)):
+        for kind, wanted in (("eval-set", _WEIGHTS), ("pref-sets", PRIOR_SETS)):
             kept = [i for i, subset in enumerate(columns["subset"]) if subset in wanted]
             if kept:
+                folder = f"rewardbench/{kind}"
                 files[folder] = {s: score for s, score in self.subsets.items() if s in wanted}
                 files[f"{folder}-scores"] = {
                     name: [column[i] for i in kept] for name, column in columns.items()

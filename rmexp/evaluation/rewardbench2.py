@@ -106,7 +106,10 @@ class RewardBench2Result:
 
     def reference_files(self) -> dict[str, dict[str, Any]]:
         """What the reference's result and score files hold, by their folder."""
-        return {"eval-set": dict(self.subsets), "eval-set-scores": self.reference_rows()}
+        return {
+            "rewardbench2/eval-set": dict(self.subsets),
+            "rewardbench2/eval-set-scores": self.reference_rows(),
+        }
 
     def reference_rows(self) -> dict[str, list[Any]]:
         """Per-row scores, by column, as the reference's score file holds them."""

@@ -252,14 +252,14 @@ def test_reference_files(tmp_path):
     rows = [row(7, "b", "a", "hep-go"), row(8, "a", "b", "hep-js")]
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
     first, second = write_result_files(result, tmp_path, model="org/name")
-    assert first == tmp_path / "eval-set" / "org" / "name.json"
+    assert first == tmp_path / "rewardbench" / "eval-set" / "org" / "name.json"
     # The whole file, as the reference's json.dumps(..., indent=4, sort_keys=True) leaves it.
     assert first.read_text() == (
         '{\n    "chat_template": "tokenizer",\n    "hep-go": 1.0,\n    "hep-js": 0.0,\n'
         '    "model": "org/name",\n    "model_type": "Seq. Classifier"\n}'
     )
     scores = json.loads(second.read_text())
-    assert second == tmp_path / "eval-set-scores" / "org" / "name.json"
+    assert second == tmp_path / "rewardbench" / "eval-set-scores" / "org" / "name.json"
     assert scores["id"] == [7, 8]
     assert scores["scores_chosen"] == [1.0, 0.0]
     assert scores["scores_rejected"] == [0.0, 1.0]
@@ -278,7 +278,7 @@ def test_the_prior_sets_have_files_of_their_own(tmp_path):
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
     written = write_result_files(result, tmp_path, model="m")
     folders = ["eval-set", "eval-set-scores", "pref-sets", "pref-sets-scores"]
-    assert written == [tmp_path / folder / "m.json" for folder in folders]
+    assert written == [tmp_path / "rewardbench" / folder / "m.json" for folder in folders]
     found = [json.loads(path.read_text()) for path in written]
     words = {"model", "model_type", "chat_template"}
     assert found[0].keys() == words | {"hep-go"}
@@ -291,19 +291,38 @@ def test_the_prior_sets_have_files_of_their_own(tmp_path):
     ("model", "file"),
     [
         ("name", "name.json"),
-        ("/tmp/run/model", "model.json"),
-        ("../other/model", "model.json"),
-        ("a/b/c", "c.json"),
+        ("owner/name", "owner/name.json"),
+        ("here/model", "here-model.json"),  # a folder here
+        ("/tmp/run/model", "tmp-run-model.json"),
+        ("here/../here/model", "here-model.json"),
+        ("a/b/c", "a-b-c.json"),
     ],
 )
-def test_a_model_folder_does_not_lead_the_files_elsewhere(tmp_path, model, file):
+def test_a_model_folder_is_named_by_its_path_and_leads_nowhere_else(
+    tmp_path, monkeypatch, model, file
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "model").mkdir(parents=True)
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
     first, _ = write_result_files(result, tmp_path, model=model)
-    assert first == tmp_path / "eval-set" / file
+    assert first == tmp_path / "rewardbench" / "eval-set" / file
     assert json.loads(first.read_text())["model"] == model
 
 
-def test_a_model_without_a_name(tmp_path):
+def test_another_models_files_are_not_replaced(tmp_path):
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
+    first, _ = write_result_files(result, tmp_path, model="one", name="same")
+    assert write_result_files(result, tmp_path, model="one", name="same")[0] == first
+    with pytest.raises(UserError, match=r"same.json: holds the figures of another model, one"):
+        write_result_files(result, tmp_path, model="two", name="same")
+    assert json.loads(first.read_text())["model"] == "one"
+    first.write_text("{}")
+    with pytest.raises(UserError, match=r"same.json: is there already and is no result file"):
+        write_result_files(result, tmp_path, model="one", name="same")
+
+
+@pytest.mark.parametrize("model", ["", "/"])
+def test_a_model_without_a_name(tmp_path, model):
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
     with pytest.raises(UserError, match="cannot name"):
-        write_result_files(result, tmp_path, model="..")
+        write_result_files(result, tmp_path, model=model)
