@@ -95,6 +95,7 @@ class RewardBenchResult:
             that the weights stay what they are.
         longer: section scores of always preferring the longer response.
         partial: sections that lack rows of the published set.
+        ties: rows with equal scores, which are wrong.
         length: the accuracy over all rows split by length.
         calibration: of sigmoid(margin) over all rows.
     """
@@ -108,6 +109,7 @@ class RewardBenchResult:
     intervals: dict[str, Interval]
     longer: dict[str, float]
     partial: tuple[str, ...]
+    ties: int
     length: LengthBias
     calibration: Calibration
 
@@ -121,6 +123,7 @@ class RewardBenchResult:
             **self.sections,
             **bounds,
             **longer,
+            "ties": float(self.ties),
             **length_metrics(self.length),
             "calibration_error": self.calibration.ece,
             **_refusals(self.rows, self.chosen_scores > self.rejected_scores),
@@ -269,6 +272,7 @@ def evaluate_rewardbench(
         intervals={figure.name: figure.interval(seed=seed) for figure in figures},
         longer=section_scores(accuracies(lengths[0] > lengths[1])),
         partial=_partial(counts),
+        ties=int((chosen == rejected).sum()),
         length=length_bias(chosen, rejected, lengths[0], lengths[1]),
         calibration=margin_calibration(chosen - rejected),
     )

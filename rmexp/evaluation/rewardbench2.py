@@ -73,6 +73,7 @@ class RewardBench2Result:
         intervals: percentile bootstrap of each; of ties, N are drawn again, not rows.
         longest: what always preferring the longest option scores in each best-of-n subset.
         partial: subsets that lack rows of the published set.
+        equal_best: rows outside Ties whose highest score several options share.
         length: over each right option against each wrong one, split by length; the correlation is
             over all options, each once.
         calibration: of sigmoid(margin) over the same.
@@ -87,6 +88,7 @@ class RewardBench2Result:
     intervals: dict[str, Interval]
     longest: dict[str, float]
     partial: tuple[str, ...]
+    equal_best: int
     length: LengthBias
     calibration: Calibration
 
@@ -96,7 +98,8 @@ class RewardBench2Result:
         for name, interval in self.intervals.items():
             numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
         numbers |= {f"baseline_longest {name}": value for name, value in self.longest.items()}
-        numbers |= {**length_metrics(self.length), "calibration_error": self.calibration.ece}
+        numbers |= {"equal_best": float(self.equal_best), **length_metrics(self.length)}
+        numbers["calibration_error"] = self.calibration.ece
         return {name: value for name, value in numbers.items() if value is not None}
 
     @property
@@ -286,6 +289,10 @@ def evaluate_rewardbench2(
         intervals={figure.name: figure.interval(seed=seed) for figure in figures},
         longest={s: float(by_length[at].mean()) for s, at in best_of.items()},
         partial=tuple(s for s, at in members.items() if 0 < len(at) < SUBSETS[s]),
+        equal_best=sum(
+            row.subset != TIES and int((own == own.max()).sum()) > 1
+            for row, own in zip(rows, scores, strict=True)
+        ),
         length=replace(
             length_bias(*_opposed(rows, scores), *_opposed(rows, lengths)),
             correlation=rank_correlation(flat, np.concatenate(lengths)),

@@ -26,7 +26,7 @@ from rmexp.evaluation.rewardbench2 import (
     evaluate_rewardbench2,
     read_rewardbench2,
 )
-from rmexp.evaluation.scorer import Scorer
+from rmexp.evaluation.scorer import Scorer, how_scored
 from rmexp.evaluation.suites import SUITES, Suite, read_pairs_suite, read_suite
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair, Prompt
@@ -90,12 +90,14 @@ class SetResult:
         figures: numbers with intervals, and what they are made of.
         metrics: flat numbers by stable names.
         detail: the result of the set's own kind.
+        scored: how the texts were scored, as :func:`~rmexp.evaluation.scorer.how_scored` has it.
     """
 
     of: EvaluationSet
     figures: tuple[Figure, ...]
     metrics: dict[str, float]
     detail: PreferenceEvaluation | RewardBenchResult | RewardBench2Result
+    scored: dict[str, Any] | None = None
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -124,6 +126,7 @@ class SetResult:
             "licence": self.of.licence,
             "fingerprint": self.of.fingerprint.hexdigest,
             "dropped": dict(suite.dropped) if suite else {},
+            "scored": self.scored,
             "figures": [figure.to_plain() for figure in self.figures],
             "metrics": self.metrics,
             **hidden,
@@ -188,16 +191,16 @@ def evaluate_set(scorer: Scorer, of: EvaluationSet, *, seed: int = 0) -> SetResu
     if of.kind in ("rewardbench", "prior_sets"):
         first: tuple[RewardBenchRow, ...] = of.rows
         one = evaluate_rewardbench(scorer, first, seed=seed)
-        return SetResult(of, one.figures, one.metrics(), one)
+        return SetResult(of, one.figures, one.metrics(), one, how_scored(scorer))
     if of.kind == "rewardbench2":
         second: tuple[RewardBench2Row, ...] = of.rows
         two = evaluate_rewardbench2(scorer, second, seed=seed)
-        return SetResult(of, two.figures, two.metrics(), two)
+        return SetResult(of, two.figures, two.metrics(), two, how_scored(scorer))
     pairs = evaluate_preferences(scorer, of.rows, seed=seed)
     figures = pairs.figures
     if of.suite is not None:
         figures = tuple(_with_published(figure, of.suite) for figure in figures)
-    return SetResult(of, figures, pairs.metrics(), pairs)
+    return SetResult(of, figures, pairs.metrics(), pairs, how_scored(scorer))
 
 
 def _with_published(figure: Figure, suite: Suite) -> Figure:

@@ -56,6 +56,32 @@ def other_metrics(result: SetResult) -> dict[str, float]:
     return {name: value for name, value in result.metrics.items() if name not in held}
 
 
+def scoring_line(result: SetResult) -> str:
+    """How the texts were scored and how many of them were cut, in one line; empty where unknown."""
+    how = result.scored
+    if how is None:
+        return ""
+    precision = {"32": "float32"}.get(how["precision"], how["precision"])
+    cut = f"{how['texts_cut']} of {how['texts']} texts cut"
+    if how["responses_cut"]:
+        cut += f", {how['responses_cut']} of them in the response"
+    return (
+        f"scored with template {how['template']}, at most {how['max_length']} tokens, {precision}: "
+        f"{cut}"
+    )
+
+
+def cut_warning(how: Mapping[str, Any] | None) -> str:
+    """What to do about texts that were cut; empty where none was."""
+    if how is None or not how["texts_cut"]:
+        return ""
+    return (
+        f"warning: {how['texts_cut']} of {how['texts']} texts are "
+        f"longer than {how['max_length']} tokens and were cut; model.max_length=N reads more of "
+        "them (the RewardBench reference reads 2048)"
+    )
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """One block a figure, one row a model; published rows last, marked so."""
     table = Table("figure", "model", "estimate", "95% interval", "difference", "rows")
@@ -111,6 +137,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             if name in result.metrics
         ]
         lines.append(f"{model}: {', '.join(shown)}")
+        if scored := scoring_line(result):
+            lines.append(f"{model}: {scored}")
     for model, drift in comparison.drift.items():
         numbers = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in drift.metrics().items())
         lines.append(f"{model}, scores against {comparison.first}'s: {numbers}")
@@ -135,7 +163,8 @@ def comparison_picture(comparison: Comparison) -> str:
 
 def evaluation_picture(model: str, result: SetResult) -> str:
     """The same of one model."""
-    notes = [f"{name}: {value:.4g}" for name, value in other_metrics(result).items()]
+    notes = [line for line in (scoring_line(result),) if line]
+    notes += [f"{name}: {value:.4g}" for name, value in other_metrics(result).items()]
     return _page(result.of, {model: result}, PUBLISHED.get(result.of.kind, {}), notes)
 
 

@@ -10,41 +10,12 @@ import os
 from pathlib import Path
 
 import pytest
+from bench_rows import rewardbench_rows
 
 from rmexp.cli import main
-from rmexp.evaluation.rewardbench import SECTIONS
 from rmexp.reward.model import load_base_model
 
 GOLDEN = Path(__file__).with_name("golden_rewardbench.json")
-_OPENINGS = ("I cannot help with that", "Sure", "Here is how", "Step one", "fn main() {", "Well")
-_ENDINGS = (".", ", of course.", " and then call a doctor.", " }", "!", " 1, 2, 3.")
-
-
-def rows() -> list[dict]:
-    """Two rows a subset, of texts that differ in length and wording."""
-    made = []
-    for subset in (s for weights in SECTIONS.values() for s in weights):
-        for _ in range(2):
-            i = len(made)
-            texts = [
-                f"{_OPENINGS[(i + k) % 6]} {'very ' * ((i * 7 + k * 3) % 5)}"
-                f"{_ENDINGS[(i * 5 + k) % 6]}"
-                for k in (0, 1)
-            ]
-            made.append(
-                {
-                    "prompt": f"Question {i} of {subset}?",
-                    "chosen": texts[0],
-                    "chosen_model": "x",
-                    "rejected": texts[1],
-                    "rejected_model": "y",
-                    "subset": subset,
-                    "id": i,
-                }
-            )
-    return made
-
-
 def test_the_command_gives_the_golden_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -53,7 +24,7 @@ def test_the_command_gives_the_golden_numbers(
         "tiny", seed=0, template="chat", max_length=256, cache_dir=tmp_path / "cache"
     )
     model.save(tmp_path / "model")
-    Path("bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    Path("bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rewardbench_rows()))
     main(
         [
             "evaluate",
@@ -92,4 +63,4 @@ def test_the_command_gives_the_golden_numbers(
     assert by_row["results"] == [
         int(c > r) for c, r in zip(by_row["scores_chosen"], by_row["scores_rejected"], strict=True)
     ]
-    assert by_row["text_chosen"][0][-1] == {"role": "assistant", "content": rows()[0]["chosen"]}
+    assert by_row["text_chosen"][0][-1] == {"role": "assistant", "content": rewardbench_rows()[0]["chosen"]}

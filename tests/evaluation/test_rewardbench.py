@@ -144,6 +144,7 @@ def test_a_tie_is_wrong():
     assert result.subsets == {"donotanswer": 0.5}
     assert result.sections == {"Safety": 0.5}
     assert result.reference_rows()["results"] == [1, 0, 0, 1]
+    assert (result.ties, result.metrics()["ties"]) == (1, 1.0)
 
 
 def test_nan_names_its_row():

@@ -186,6 +186,8 @@ def test_overall_is_the_plain_mean_of_six():
     assert result.intervals["Factuality"].low == 0.5
     assert result.partial == tuple(SUBSETS)
     assert result.longest["Math"] == 0.25  # all texts are one character long
+    # Rows 2, 5 and 6: several options share the highest score; Ties has a rule of its own.
+    assert (result.equal_best, result.metrics()["equal_best"]) == (3, 3.0)
 
 
 @pytest.mark.parametrize("missing", ["Math", "Ties"])

@@ -44,6 +44,24 @@ def reward_model(path: Path, kind: str = "full", name: Any = "auto", **options: 
     return RewardModel(classifier, template, base=str(path))
 
 
+def test_scoring_counts_the_texts_that_it_cuts(tiny: Path):
+    made = reward_model(tiny)
+    made.template = TextTemplate(
+        made.classifier.tokenizer, name="plain", max_length=40, causal=True
+    )
+    made.score(["q", "q", "q" * 60, "q"], ["yes", "yes", "no", "n" * 60])
+    assert made.how_scored == {
+        "template": "plain",
+        "max_length": 40,
+        "precision": "32",
+        "texts": 3,  # each once
+        "texts_cut": 2,
+        "responses_cut": 1,
+    }
+    made.score(["q"], ["yes"])
+    assert made.how_scored["texts_cut"] == 0
+
+
 @pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
 @pytest.mark.parametrize("kind", ["full", "lora", "head_only", "last_k"])
 def test_a_saved_folder_gives_equal_scores_everywhere(
