@@ -3,6 +3,8 @@
 Each benchmark has a folder, ``rewardbench`` and ``rewardbench2``. In it ``eval-set/MODEL.json``
 holds the subset scores, ``eval-set-scores/MODEL.json`` the scores of every row, both with sorted
 keys and an indent of 4. Those of the prior sets lie in ``pref-sets`` and ``pref-sets-scores``.
+The files of a set that lacks rows lie in ``rewardbench-partial`` or ``rewardbench2-partial``, apart
+from those that may be put on a leaderboard.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 
 from rmexp.errors import UserError
 
+PARTIAL = "-partial"
 _FOLDERS = ("eval-set", "eval-set-scores", "pref-sets", "pref-sets-scores")
 
 
@@ -100,8 +103,9 @@ def check_result_files(directory: Path, benchmark: str, name: str, model: str) -
     Raises:
         UserError: a file of that name is there and tells of another model, or of none.
     """
-    for folder in _FOLDERS:
-        _refuse_another(directory / benchmark / folder / f"{name}.json", model)
+    for mark in ("", PARTIAL):
+        for folder in _FOLDERS:
+            _refuse_another(directory / f"{benchmark}{mark}" / folder / f"{name}.json", model)
 
 
 def _refuse_another(path: Path, model: str) -> None:

@@ -6,6 +6,7 @@ Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling" (a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from rmexp.errors import UserError
 from rmexp.evaluation.figures import Figure, Part
+from rmexp.evaluation.result_files import PARTIAL
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text
 from rmexp.preferences.read import file_rows, hub_rows
@@ -62,9 +64,11 @@ SECTIONS: dict[str, dict[str, int]] = {
         "hep-rust": 164,
     },
 }
-PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+# The prior sets, with the rows that they have.
+PRIOR_SETS = {"anthropic_helpful": 6192, "anthropic_hhh": 221, "shp": 1741, "summarize": 9000}
 _WEIGHTS = {subset: n for section in SECTIONS.values() for subset, n in section.items()}
-_ROWS = {**_WEIGHTS, "math-prm": 447}
+_ROWS = {**_WEIGHTS, **PRIOR_SETS, "math-prm": 447}
+_PARTS = {**SECTIONS, "Prior": PRIOR_SETS}
 _ANSWER = "xstest-should-respond"
 _SECTION_WEIGHT, _PRIOR_WEIGHT = 2, 1
 
@@ -94,7 +98,7 @@ class RewardBenchResult:
         intervals: of each of them: percentile bootstrap, rows resampled within their subset, so
             that the weights stay what they are.
         longer: section scores of always preferring the longer response.
-        partial: sections that lack rows of the published set.
+        partial: sections, and Prior, that lack rows of the published set.
         ties: rows with equal scores, which are wrong.
         length: the accuracy over all rows split by length.
         calibration: of sigmoid(margin) over all rows.
@@ -138,14 +142,16 @@ class RewardBenchResult:
         """What the reference's result and score files hold, by their folder.
 
         The prior sets have folders of their own: tools take every number of a file in
-        ``eval-set`` for one of the 23 subsets.
+        ``eval-set`` for one of the 23 subsets. What lacks rows lies in a folder that says so.
         """
         files: dict[str, dict[str, Any]] = {}
         columns = self.reference_rows()
+        counts = Counter(columns["subset"])
         for kind, wanted in (("eval-set", _WEIGHTS), ("pref-sets", PRIOR_SETS)):
             kept = [i for i, subset in enumerate(columns["subset"]) if subset in wanted]
             if kept:
-                folder = f"rewardbench/{kind}"
+                mark = PARTIAL if _lacks_rows(counts, wanted) else ""
+                folder = f"rewardbench{mark}/{kind}"
                 files[folder] = {s: score for s, score in self.subsets.items() if s in wanted}
                 files[f"{folder}-scores"] = {
                     name: [column[i] for i in kept] for name, column in columns.items()
@@ -311,11 +317,10 @@ def _figures(
     }
     rows = {
         name: (sum(len(right.get(s, ())) for s in counts), sum(_ROWS[s] for s in counts))
-        for name, counts in SECTIONS.items()
+        for name, counts in _PARTS.items()
     }
-    # The prior sets come whole or not at all, and how many rows they have is not said here.
-    if "Prior" not in sections:
-        rows["overall"] = (sum(n for n, _ in rows.values()), sum(_ROWS.values()))
+    there = [rows[name] for name in weights if name in rows]
+    rows["overall"] = (sum(n for n, _ in there), sum(of for _, of in there))
     return tuple(
         Figure(
             name,
@@ -335,12 +340,16 @@ def _refusals(rows: Sequence[RewardBenchRow], right: NDArray[np.bool_]) -> dict[
 
 
 def _partial(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Sections that are begun and lack rows."""
+    """Sections, and Prior, that are begun and lack rows."""
     return tuple(
-        section
-        for section, weights in SECTIONS.items()
-        if any(s in counts for s in weights) and any(counts.get(s, 0) < _ROWS[s] for s in weights)
+        name
+        for name, subsets in _PARTS.items()
+        if any(s in counts for s in subsets) and _lacks_rows(counts, subsets)
     )
+
+
+def _lacks_rows(counts: Mapping[str, int], subsets: Iterable[str]) -> bool:
+    return any(counts.get(s, 0) < _ROWS[s] for s in subsets)
 
 
 def _checked_rows(rows: Iterable[tuple[str, Any]]) -> list[RewardBenchRow]:

@@ -6,6 +6,7 @@ Malik et al., "RewardBench 2: Advancing Reward Model Evaluation" (arXiv 2506.019
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from rmexp.errors import UserError
 from rmexp.evaluation.figures import Figure, Part
+from rmexp.evaluation.result_files import PARTIAL
 from rmexp.evaluation.rewardbench import dialogue, length_metrics, prompt_of, require_columns
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt
@@ -108,10 +110,15 @@ class RewardBench2Result:
         return np.concatenate(self.scores)
 
     def reference_files(self) -> dict[str, dict[str, Any]]:
-        """What the reference's result and score files hold, by their folder."""
+        """What the reference's result and score files hold, by their folder.
+
+        What lacks rows lies in a folder that says so.
+        """
+        counts = Counter(row.subset for row in self.rows)
+        mark = PARTIAL if any(counts[s] < n for s, n in SUBSETS.items()) else ""
         return {
-            "rewardbench2/eval-set": dict(self.subsets),
-            "rewardbench2/eval-set-scores": self.reference_rows(),
+            f"rewardbench2{mark}/eval-set": dict(self.subsets),
+            f"rewardbench2{mark}/eval-set-scores": self.reference_rows(),
         }
 
     def reference_rows(self) -> dict[str, list[Any]]:

@@ -39,8 +39,8 @@ def test_the_command_gives_the_golden_numbers(
     assert "RewardBench (ODC-BY" in shown
     assert "10 of 358, partial" in shown
     result = json.loads(Path("result.json").read_text())
-    reference = json.loads(Path("results/rewardbench/eval-set/model.json").read_text())
-    by_row = json.loads(Path("results/rewardbench/eval-set-scores/model.json").read_text())
+    reference = json.loads(Path("results/rewardbench-partial/eval-set/model.json").read_text())
+    by_row = json.loads(Path("results/rewardbench-partial/eval-set-scores/model.json").read_text())
     found = {
         "metrics": result["metrics"],
         "figures": {f["name"]: [f["estimate"], f["low"], f["high"]] for f in result["figures"]},

@@ -253,14 +253,14 @@ def test_reference_files(tmp_path):
     rows = [row(7, "b", "a", "hep-go"), row(8, "a", "b", "hep-js")]
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
     first, second = write_result_files(result, tmp_path, model="org/name")
-    assert first == tmp_path / "rewardbench" / "eval-set" / "org" / "name.json"
+    assert first == tmp_path / "rewardbench-partial" / "eval-set" / "org" / "name.json"
     # The whole file, as the reference's json.dumps(..., indent=4, sort_keys=True) leaves it.
     assert first.read_text() == (
         '{\n    "chat_template": "tokenizer",\n    "hep-go": 1.0,\n    "hep-js": 0.0,\n'
         '    "model": "org/name",\n    "model_type": "Seq. Classifier"\n}'
     )
     scores = json.loads(second.read_text())
-    assert second == tmp_path / "rewardbench" / "eval-set-scores" / "org" / "name.json"
+    assert second == tmp_path / "rewardbench-partial" / "eval-set-scores" / "org" / "name.json"
     assert scores["id"] == [7, 8]
     assert scores["scores_chosen"] == [1.0, 0.0]
     assert scores["scores_rejected"] == [0.0, 1.0]
@@ -279,13 +279,32 @@ def test_the_prior_sets_have_files_of_their_own(tmp_path):
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
     written = write_result_files(result, tmp_path, model="m")
     folders = ["eval-set", "eval-set-scores", "pref-sets", "pref-sets-scores"]
-    assert written == [tmp_path / "rewardbench" / folder / "m.json" for folder in folders]
+    assert written == [tmp_path / "rewardbench-partial" / folder / "m.json" for folder in folders]
     found = [json.loads(path.read_text()) for path in written]
     words = {"model", "model_type", "chat_template"}
     assert found[0].keys() == words | {"hep-go"}
     assert found[2] == {k: found[0][k] for k in words} | {"shp": 0.0, "summarize": 1.0}
     assert (found[1]["id"], found[3]["id"]) == ([7], [8, 9])
     assert found[3]["results"] == [0, 1]
+
+
+def test_the_files_of_a_whole_set_lie_apart_from_those_of_a_part(tmp_path):
+    counts = {s: n for weights in SECTIONS.values() for s, n in weights.items()}
+    counts["math-prm"] = 447
+    rows = [row(i, "b", "a", s) for s, n in counts.items() for i in range(n)]
+    assert len(rows) == 2985
+    prior = [row(9000, "b", "a", "shp")]
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows + prior)
+    written = write_result_files(result, tmp_path, model="m")
+    assert [str(path.relative_to(tmp_path)) for path in written] == [
+        "rewardbench/eval-set/m.json",
+        "rewardbench/eval-set-scores/m.json",
+        "rewardbench-partial/pref-sets/m.json",
+        "rewardbench-partial/pref-sets-scores/m.json",
+    ]
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows[1:])
+    written = write_result_files(result, tmp_path, model="m")
+    assert written[0] == tmp_path / "rewardbench-partial" / "eval-set" / "m.json"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +325,7 @@ def test_a_model_folder_is_named_by_its_path_and_leads_nowhere_else(
     (tmp_path / "here" / "model").mkdir(parents=True)
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
     first, _ = write_result_files(result, tmp_path, model=model)
-    assert first == tmp_path / "rewardbench" / "eval-set" / file
+    assert first == tmp_path / "rewardbench-partial" / "eval-set" / file
     assert json.loads(first.read_text())["model"] == model
 
 

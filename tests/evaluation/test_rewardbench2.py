@@ -214,7 +214,7 @@ def test_nan_names_its_row():
 def test_reference_files(tmp_path):
     result = evaluate_rewardbench2(Number(), whole())
     first, second = write_result_files(result, tmp_path, model="m", chat_template="plain")
-    assert first == tmp_path / "rewardbench2" / "eval-set" / "m.json"
+    assert first == tmp_path / "rewardbench2-partial" / "eval-set" / "m.json"
     found = json.loads(first.read_text())
     assert list(found) == sorted([*SUBSETS, "model", "model_type", "chat_template"])
     assert found["Factuality"] == 0.75
