@@ -22,11 +22,13 @@ from rmexp.evaluation.rewardbench import (
     read_rewardbench,
 )
 from rmexp.evaluation.rewardbench2 import (
+    TIES,
     RewardBench2Result,
     RewardBench2Row,
     evaluate_rewardbench2,
     read_rewardbench2,
 )
+from rmexp.evaluation.sampling import stratified_sample
 from rmexp.evaluation.scorer import Scorer, how_scored
 from rmexp.evaluation.suites import SUITES, Suite, read_pairs_suite, read_suite
 from rmexp.fingerprint import Fingerprint, fingerprint
@@ -80,13 +82,20 @@ class EvaluationSet:
         return (len(self.rows), sum(self.whole.values())) if self.whole else None
 
     def sample(self, count: int, seed: int = 0) -> EvaluationSet:
-        """A random sample of the rows in their order; all of them where there are no more."""
+        """A random sample of the rows in their order; all of them where there are no more.
+
+        Each section gives rows in proportion to its size, and one at least where ``count`` allows
+        it. Of RewardBench 2's Ties both rows of an N come together, as they are scored together,
+        so that it may be a row fewer.
+        """
         if count >= len(self.rows):
             return self
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.rows))[:count])
+        sections = [_section(row) for row in self.rows]
+        together = [_together(row) or place for place, row in enumerate(self.rows)]
+        drawn = stratified_sample(sections, together, count, seed)
         rows = tuple(self.rows[i] for i in drawn)
         suite = None if self.suite is None else replace(self.suite, pairs=rows)
-        whole = self.whole or Counter(_section(row) for row in self.rows)
+        whole = self.whole or Counter(sections)
         return replace(self, rows=rows, suite=suite, whole=whole)
 
 
@@ -224,4 +233,11 @@ def _with_published(figure: Figure, published: Mapping[str, int]) -> Figure:
 
 def _section(row: Any) -> str:
     """The part of its set that a row belongs to."""
-    return row.category if isinstance(row, Pair) else row.subset
+    return str(row.category if isinstance(row, Pair) else row.subset)
+
+
+def _together(row: Any) -> str:
+    """N of a row of Ties, whose two rows are scored together; empty for any other."""
+    if isinstance(row, RewardBench2Row) and row.subset == TIES:
+        return row.id.partition(":")[2]
+    return ""

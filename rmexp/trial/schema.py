@@ -245,7 +245,9 @@ class SuiteConfig(Section):
         default_factory=list,
         description="kind=file, rows of lists: the style of each place, from plain to elaborate",
     )
-    rows: int | None = Field(None, ge=1, description="score a random sample of this many rows")
+    rows: int | None = Field(
+        None, ge=1, description="score a random sample of this many rows, each subset in proportion"
+    )
     seed: int = Field(0, ge=0, description="of the sample")
 
     @model_validator(mode="after")
