@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rmexp.evaluation.scorer import Scorer
     from rmexp.evaluation.sets import EvaluationSet, SetResult
 
+# As conf/evaluate.yaml has it: written where the suite has such files.
+_RESULTS = "results"
+
 
 class EvaluatedModelConfig(Section):
     """Which model, and how it is run."""
@@ -43,6 +46,12 @@ class EvaluatedModelConfig(Section):
             raise ValueError("model.path: missing; give model.path=FOLDER_OR_HUB_NAME")
         if self.path is not None and self.target is not None:
             raise ValueError("model.path and model.target are two models; give one")
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        for key in ("template", "max_length", "precision", "device"):
+            if self.target is not None and getattr(self, key) != defaults[key]:
+                raise ValueError(f"model.{key} is for model.path; a class takes model.options")
+        if self.path is not None and self.options:
+            raise ValueError("model.options are keyword arguments of model.target; drop them")
         return self
 
 
@@ -61,6 +70,20 @@ class EvaluateConfig(Section):
         None, description="folder for the reference's files of RewardBench 1 and 2, a folder each"
     )
     cache_dir: str = Field("", description="converted models")
+
+    @model_validator(mode="after")
+    def _keys_are_for_the_suite(self) -> EvaluateConfig:
+        kind = self.suite.kind
+        if kind != "pairs" and self.part != "test":
+            raise ValueError(f"part={self.part} is for suite=pairs, and suite.kind is {kind}")
+        if kind != "pairs" and self.data != DataConfig():
+            raise ValueError(f"data is for suite=pairs, and suite.kind is {kind}; drop data=...")
+        if kind not in reference_files.BENCHMARKS and self.results_dir not in (None, _RESULTS):
+            raise ValueError(
+                f"results_dir is for {', '.join(reference_files.BENCHMARKS)}, and suite.kind is "
+                f"{kind}; out=FILE.json keeps a result"
+            )
+        return self
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

@@ -262,6 +262,8 @@ class SuiteConfig(Section):
             raise ValueError("suite.path and suite.rows are not for suite.kind=pairs; use data=...")
         if self.prior and self.kind != "rewardbench":
             raise ValueError("suite.prior goes with suite.kind=rewardbench")
+        if self.seed and self.rows is None:
+            raise ValueError("suite.seed is of a sample: give suite.rows, or drop it")
         return self
 
 

@@ -67,3 +67,38 @@ def test_a_class_of_ones_own_says_nothing_of_how_it_scored(
 ) -> None:
     assert evaluate("model.target=plain_scorer:LengthScorer", *BENCH)["scored"] is None
     assert "scored with" not in capsys.readouterr().out
+
+
+PATH = "model.path=model"
+CLASS = "model.target=plain_scorer:LengthScorer"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((PATH, *BENCH, "part=train"), "part=train is for suite=pairs, and suite.kind is rewardb"),
+        ((PATH, *BENCH, "data=hh_rlhf"), "data is for suite=pairs, and suite.kind is rewardbench"),
+        ((PATH, *BENCH, "data.limit=3"), "data is for suite=pairs"),
+        ((PATH, *BENCH, "suite.seed=3"), "suite.seed is of a sample: give suite.rows"),
+        ((PATH, "suite=hh", "results_dir=x"), "results_dir is for rewardbench, rewardbench2, pri"),
+        ((PATH, "+model.options.sign=1"), "model.options are keyword arguments of model.target"),
+        ((CLASS, "model.template=plain"), "model.template is for model.path"),
+        ((CLASS, "model.max_length=64"), "model.max_length is for model.path"),
+        ((CLASS, "model.precision=bf16"), "model.precision is for model.path"),
+        ((CLASS, "model.device=cpu"), "model.device is for model.path"),
+    ],
+)
+def test_a_key_without_effect_is_refused_by_name(
+    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", *words])
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_defaults_that_are_spelt_out_are_no_mistake(here: Path) -> None:
+    words = ("part=test", "data=starter", "suite.seed=0", "model.device=auto", "results_dir=null")
+    evaluate(CLASS, *BENCH, *words)
+    evaluate(CLASS, *BENCH, "suite.rows=30", "suite.seed=3", "+model.options.sign=-1")
