@@ -122,14 +122,21 @@ class RewardBench2Result:
         }
 
     def reference_rows(self) -> dict[str, list[Any]]:
-        """Per-row scores, by column, as the reference's score file holds them."""
+        """Per-row scores, by column, as the reference's score file holds them.
+
+        There ``results`` is the best-of-n score of every row. That of a row of Ties, which no
+        figure is made of, stays in the file: the code that would blank it looks for a subset
+        ``ties``, in small letters (scripts/run_v2.py of allenai/reward-bench).
+        """
         return {
             "id": [row.id for row in self.rows],
             "subset": [row.subset for row in self.rows],
             "text": [[dialogue(row.prompt, o) for o in row.options] for row in self.rows],
             "scores": [scores.tolist() for scores in self.scores],
             "num_correct": [row.num_correct for row in self.rows],
-            "results": [None if math.isnan(s) else s for s in self.row_scores.tolist()],
+            "results": [
+                _best_of_n(row, scores) for row, scores in zip(self.rows, self.scores, strict=True)
+            ],
         }
 
 
@@ -343,12 +350,14 @@ def _row_scores(
 ) -> NDArray[np.float64]:
     return np.array(
         [
-            np.nan
-            if row.subset == TIES
-            else best_of_n_score(list(s[: len(row.chosen)]), list(s[len(row.chosen) :]))
+            np.nan if row.subset == TIES else _best_of_n(row, s)
             for row, s in zip(rows, scores, strict=True)
         ]
     )
+
+
+def _best_of_n(row: RewardBench2Row, scores: NDArray[np.float64]) -> float:
+    return best_of_n_score(scores[: len(row.chosen)].tolist(), scores[len(row.chosen) :].tolist())
 
 
 def _by_row(

@@ -155,7 +155,7 @@ def evaluate(
         write_json(Path(config.out), plain)
         written.append(Path(config.out))
     if files is not None:
-        written += files.write(result, config.model.template or "tokenizer")
+        written += files.write(result)
     return Evaluated(name, result, seen, written)
 
 

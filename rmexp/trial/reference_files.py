@@ -38,8 +38,11 @@ class ReferenceFiles:
     name: str
     custom: bool
 
-    def write(self, result: SetResult, template: str) -> list[Path]:
+    def write(self, result: SetResult) -> list[Path]:
         """Write them; their paths.
+
+        Of the template they say ``tokenizer`` where it is the model's own, else the name of ours;
+        ``none`` of a class, which may have any.
 
         Raises:
             UserError: they cannot be written, or another model's have come to lie there.
@@ -47,6 +50,7 @@ class ReferenceFiles:
         from rmexp.evaluation.preferences import PreferenceEvaluation
         from rmexp.evaluation.result_files import write_result_files
 
+        template = "none" if result.scored is None else str(result.scored["template"])
         assert not isinstance(result.detail, PreferenceEvaluation)
         return write_result_files(
             result.detail,
@@ -54,7 +58,7 @@ class ReferenceFiles:
             model=self.model,
             name=self.name,
             model_type="Custom Classifier" if self.custom else "Seq. Classifier",
-            chat_template=template,
+            chat_template="tokenizer" if template == "chat" else template,
         )
 
 

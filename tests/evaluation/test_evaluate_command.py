@@ -102,3 +102,28 @@ def test_defaults_that_are_spelt_out_are_no_mistake(here: Path) -> None:
     words = ("part=test", "data=starter", "suite.seed=0", "model.device=auto", "results_dir=null")
     evaluate(CLASS, *BENCH, *words)
     evaluate(CLASS, *BENCH, "suite.rows=30", "suite.seed=3", "+model.options.sign=-1")
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "written"),
+    [
+        ("chat", (), "tokenizer"),
+        ("plain", (), "plain"),
+        ("plain", ("model.template=chat",), "tokenizer"),
+        ("chat", ("model.template=plain",), "plain"),
+    ],
+)
+def test_the_reference_files_name_the_template_that_was_used(
+    here: Path, stored: TemplateName, asked: tuple[str, ...], written: str
+) -> None:
+    saved(here, stored)
+    evaluate("model.path=model", *BENCH, *asked)
+    file = json.loads(Path("results/rewardbench-partial/eval-set/model.json").read_text())
+    assert (file["chat_template"], file["model_type"]) == (written, "Seq. Classifier")
+
+
+def test_the_reference_files_of_a_class_name_no_template(here: Path) -> None:
+    evaluate(CLASS, *BENCH)
+    folder = Path("results/rewardbench-partial/eval-set")
+    file = json.loads((folder / "plain_scorer:LengthScorer.json").read_text())
+    assert (file["chat_template"], file["model_type"]) == ("none", "Custom Classifier")
