@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.bench_schema import dialogue, prompt_of, require_columns
 from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.result_files import PARTIAL
 from rmexp.evaluation.scorer import Scorer, checked_scores
-from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text
+from rmexp.preferences.pair import Prompt
 from rmexp.preferences.read import file_rows, hub_rows
 from rmexp.statistics import (
     Calibration,
@@ -295,12 +296,6 @@ def length_metrics(length: LengthBias) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
-def dialogue(prompt: Prompt, response: str) -> list[dict[str, str]]:
-    """A prompt with its response as chat messages."""
-    turns = [(message.role, message.content) for message in prompt]
-    return [{"role": r, "content": c} for r, c in [*turns, ("assistant", response)]]
-
-
 def _figures(
     sections: Mapping[str, float], right: Mapping[str, NDArray[np.bool_]]
 ) -> tuple[Figure, ...]:
@@ -369,22 +364,3 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBenchRow]:
                 raise UserError(f"{where}: '{side}' is not a text")
         prompt = prompt_of(where, row["prompt"])
         yield RewardBenchRow(row["id"], prompt, row["chosen"], row["rejected"], subset)
-
-
-def require_columns(where: str, row: Any, columns: Sequence[str]) -> None:
-    """UserError unless the row is an object with these columns."""
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: expected an object, got {type(row).__name__}")
-    for column in columns:
-        if row.get(column) is None:
-            raise UserError(f"{where}: no '{column}'; the schema is {', '.join(columns)}")
-
-
-def prompt_of(where: str, prompt: Any) -> Prompt:
-    """A prompt from a text or a list of messages; UserError names the row."""
-    if isinstance(prompt, str):
-        return prompt_from_text(prompt)
-    try:
-        return prompt_from_messages(prompt)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{where}: prompt: {error}") from error

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.bench_schema import dialogue, prompt_of, require_columns, require_options
 from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.result_files import PARTIAL
-from rmexp.evaluation.rewardbench import dialogue, length_metrics, prompt_of, require_columns
+from rmexp.evaluation.rewardbench import length_metrics
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt
 from rmexp.preferences.read import file_rows, hub_rows
@@ -371,7 +372,9 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBench2Row]:
     ids: set[str] = set()
     for where, row in rows:
         require_columns(where, row, ("id", "prompt", "chosen", "rejected", "num_correct", "subset"))
-        _check_options(where, row)
+        if row["subset"] not in SUBSETS:
+            raise UserError(f"{where}: subset '{row['subset']}' is none of {', '.join(SUBSETS)}")
+        require_options(where, row)
         row_id = str(row["id"])
         if row_id in ids:
             raise UserError(f"{where}: id '{row_id}' stands twice")
@@ -389,16 +392,3 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBench2Row]:
             int(row["num_correct"]),
             str(row["subset"]),
         )
-
-
-def _check_options(where: str, row: Mapping[str, Any]) -> None:
-    if row["subset"] not in SUBSETS:
-        raise UserError(f"{where}: subset '{row['subset']}' is none of {', '.join(SUBSETS)}")
-    for side in ("chosen", "rejected"):
-        texts = row[side]
-        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-            raise UserError(f"{where}: '{side}' must be a list of one text or more")
-    count = row["num_correct"]
-    options = len(row["chosen"]) + len(row["rejected"])
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < options:
-        raise UserError(f"{where}: num_correct={count} of {options} options")
