@@ -7,7 +7,7 @@ that mistakes are told at once. The descriptions here are the reference in the d
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -219,20 +219,25 @@ class TrackerConfig(Section):
     )
 
 
+SuiteKind = Literal[
+    "pairs",
+    "rewardbench",
+    "rewardbench2",
+    "prior_sets",
+    "llmbar",
+    "humanevalpack",
+    "hh",
+    "pku",
+    "file",
+]
+
+
 class SuiteConfig(Section):
     """A set of judged responses to score."""
 
-    kind: Literal[
-        "pairs",
-        "rewardbench",
-        "rewardbench2",
-        "prior_sets",
-        "llmbar",
-        "humanevalpack",
-        "hh",
-        "pku",
-        "file",
-    ] = Field("pairs", description="pairs: a part of `data`; file: your own judged pairs")
+    kind: SuiteKind = Field(
+        "pairs", description="pairs: a part of `data`; file: your own judged pairs"
+    )
     path: str | None = Field(
         None, description="local file or folder; null: the hub, where the set is there"
     )
@@ -265,6 +270,19 @@ class SuiteConfig(Section):
         if self.seed and self.rows is None:
             raise ValueError("suite.seed is of a sample: give suite.rows, or drop it")
         return self
+
+
+def _misleads(name: str, kind: str) -> bool:
+    """Whether a suite's name is another kind's, or RewardBench's where the set is not."""
+    from rmexp.evaluation.suites import sounds_like_rewardbench
+
+    if name in get_args(SuiteKind):
+        return name != kind
+    return sounds_like_rewardbench(name) and kind not in (
+        "rewardbench",
+        "rewardbench2",
+        "prior_sets",
+    )
 
 
 class EvaluationConfig(Section):
@@ -315,6 +333,11 @@ class EvaluationConfig(Section):
                 raise ValueError(f"evaluation.suites.{name}: needs a kind other than pairs")
             if name in ("validation", "test", "train", "labels", "ratings", "guards", "base"):
                 raise ValueError(f"evaluation.suites: '{name}' names other metrics; use another")
+            if _misleads(name, suite.kind):
+                raise ValueError(
+                    f"evaluation.suites: '{name}' is no name for a set of kind {suite.kind}, whose "
+                    "figures would go by it; use another"
+                )
         return value
 
 
