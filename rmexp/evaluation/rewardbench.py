@@ -95,9 +95,9 @@ class RewardBenchResult:
         rejected_scores: ``[rows]``.
         subsets: subset to accuracy.
         sections: as :func:`section_scores` gives them.
-        figures: the sections and the overall score, with the rows they are made of.
-        intervals: of each of them: percentile bootstrap, rows resampled within their subset, so
-            that the weights stay what they are.
+        figures: the sections, the overall score and the prior sets, with the rows they are made of.
+        intervals: of each of them and of each subset: percentile bootstrap, rows resampled within
+            their subset, so that the weights stay what they are.
         longer: section scores of always preferring the longer response.
         partial: sections, and Prior, that lack rows of the published set.
         ties: rows with equal scores, which are wrong.
@@ -268,7 +268,9 @@ def evaluate_rewardbench(
     subsets = accuracies(chosen > rejected)
     counts = {subset: len(at) for subset, at in members.items()}
     sections = section_scores(subsets)
-    figures = _figures(sections, {s: (chosen > rejected)[at] for s, at in members.items()})
+    right = {s: (chosen > rejected)[at].astype(np.float64) for s, at in members.items()}
+    figures = _figures(sections, right)
+    of_subsets = (Figure(s, (Part(1.0, values),)) for s, values in right.items())
     return RewardBenchResult(
         rows=tuple(rows),
         chosen_scores=chosen,
@@ -276,7 +278,7 @@ def evaluate_rewardbench(
         subsets=subsets,
         sections=sections,
         figures=figures,
-        intervals={figure.name: figure.interval(seed=seed) for figure in figures},
+        intervals={f.name: f.interval(seed=seed) for f in (*of_subsets, *figures)},
         longer=section_scores(accuracies(lengths[0] > lengths[1])),
         partial=_partial(counts),
         ties=int((chosen == rejected).sum()),
@@ -297,12 +299,12 @@ def length_metrics(length: LengthBias) -> dict[str, float]:
 
 
 def _figures(
-    sections: Mapping[str, float], right: Mapping[str, NDArray[np.bool_]]
+    sections: Mapping[str, float], values: Mapping[str, NDArray[np.float64]]
 ) -> tuple[Figure, ...]:
-    """The sections that are there and the overall score as weighted sums of subsets."""
+    """The sections that are there and the overall score as weighted sums of subsets; prior sets."""
     weights: dict[str, dict[str, float]] = {}
     for section, counts in SECTIONS.items():
-        present = {s: n for s, n in counts.items() if s in right}
+        present = {s: n for s, n in counts.items() if s in values}
         weights[section] = {s: n / sum(present.values()) for s, n in present.items()}
     if "Prior" in sections:
         weights["Prior"] = dict.fromkeys(PRIOR_SETS, 1 / len(PRIOR_SETS))
@@ -311,19 +313,21 @@ def _figures(
         s: share[name] / sum(share.values()) * w for name in share for s, w in weights[name].items()
     }
     rows = {
-        name: (sum(len(right.get(s, ())) for s in counts), sum(_ROWS[s] for s in counts))
+        name: (sum(len(values.get(s, ())) for s in counts), sum(_ROWS[s] for s in counts))
         for name, counts in _PARTS.items()
     }
     there = [rows[name] for name in weights if name in rows]
     rows["overall"] = (sum(n for n, _ in there), sum(of for _, of in there))
-    return tuple(
-        Figure(
-            name,
-            tuple(Part(w, right[s].astype(np.float64)) for s, w in weights[name].items()),
-            rows.get(name),
-        )
+    figures = [
+        Figure(name, tuple(Part(w, values[s]) for s, w in weights[name].items()), rows[name])
         for name in sections
-    )
+    ]
+    figures += [
+        Figure(s, (Part(1.0, values[s]),), (len(values[s]), PRIOR_SETS[s]))
+        for s in PRIOR_SETS
+        if s in values
+    ]
+    return tuple(figures)
 
 
 def _refusals(rows: Sequence[RewardBenchRow], right: NDArray[np.bool_]) -> dict[str, float]:

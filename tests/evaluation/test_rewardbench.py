@@ -175,6 +175,11 @@ def test_intervals_resample_within_subsets():
     assert interval.low == pytest.approx(interval.estimate - half, abs=0.02)
     assert interval.high == pytest.approx(interval.estimate + half, abs=0.02)
     assert result.metrics()["Reasoning_low"] == interval.low
+    # Each subset has one too: half of 100 rows, and Wilson's where all ten are right.
+    math_prm = result.intervals["math-prm"]
+    assert math_prm.low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02)
+    assert math_prm.high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
+    assert result.metrics()["hep-go_low"] == pytest.approx(10 / (10 + 1.96**2), abs=1e-3)
 
 
 def test_a_complete_set_is_not_partial():

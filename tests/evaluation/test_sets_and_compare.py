@@ -11,7 +11,7 @@ from plain_scorer import ChanceScorer, LengthScorer
 from rmexp.errors import UserError
 from rmexp.evaluation import suites
 from rmexp.evaluation.compare import compare
-from rmexp.evaluation.rewardbench import SECTIONS, RewardBenchResult
+from rmexp.evaluation.rewardbench import PRIOR_SETS, SECTIONS, RewardBenchResult
 from rmexp.evaluation.rewardbench2 import SUBSETS
 from rmexp.evaluation.sets import evaluate_set, pairs_set, read_set
 from rmexp.preferences import Pair, prompt_from_text
@@ -84,12 +84,18 @@ def test_rewardbench_from_a_file(bench: str) -> None:
 def test_the_prior_sets_join(bench: str, tmp_path: Path) -> None:
     prior = [
         {"prompt": f"p {s} {i}", "chosen": "long", "rejected": "x", "subset": s, "id": f"{s}{i}"}
-        for s in ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+        for s in PRIOR_SETS
         for i in range(2)
     ]
     path = write(tmp_path / "prior.jsonl", prior)
     alone = evaluate_set(LengthScorer(), read_set("prior_sets", path))
-    assert [f.name for f in alone.figures] == ["Prior"]
+    assert [f.name for f in alone.figures] == ["Prior", *PRIOR_SETS]
+    some = evaluate_set(
+        LengthScorer(), read_set("prior_sets", write(tmp_path / "s.jsonl", prior[4:]))
+    )
+    assert [f.name for f in some.figures] == ["shp", "summarize"]
+    assert some.figures[0].to_plain()["partial"] == [2, 1741]
+    assert some.metrics["shp_high"] == 1.0
     joined = evaluate_set(LengthScorer(), read_set("rewardbench", bench, prior=path))
     assert joined.metrics["Prior"] == 1.0
     overall = next(f for f in joined.figures if f.name == "overall")
