@@ -161,6 +161,7 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
         found = run_evaluation(options, advance, of_record=of_record)
 
     from rmexp.sweep.console import console
+    from rmexp.trial.reference_files import BENCHMARKS
     from rmexp.views.evaluation import (
         all_alike_note,
         contamination_line,
@@ -177,7 +178,7 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
     out.print(heading(result), markup=False)
     if scored := scoring_line(result):
         out.print(scored, markup=False)
-    if warning := cut_warning(result.scored):
+    if warning := cut_warning(result.scored, result.of.kind in BENCHMARKS):
         print(warning, file=sys.stderr)
     out.print(figures_table(result))
     if note := all_alike_note(result):

@@ -257,7 +257,8 @@ def load_reward_model(
         cache_dir: where named models are converted to, for adapters on them.
 
     Raises:
-        UserError: nothing can be loaded from there, or its head is not of one number.
+        UserError: nothing can be loaded from there, its head is not of one number, or it has
+            fewer positions than ``max_length``.
     """
     settings = _settings_of(path)
     cache = cache_dir or Path.home() / ".cache" / "rmexp"
@@ -272,14 +273,15 @@ def load_reward_model(
         classifier = load_sequence_classifier(
             found, precision=precision, seed=0, peft=_NOTHING, to_score=True
         )
+    limit = classifier.longest
+    if max_length is not None and limit is not None and max_length > limit:
+        raise UserError(f"max_length={max_length}: this model has positions for {limit} tokens")
     return RewardModel(
         classifier,
         TextTemplate(
             classifier.tokenizer,
             name=template or settings.get("template", "auto"),
-            max_length=max_length
-            or settings.get("max_length")
-            or min(2048, classifier.longest or 2048),
+            max_length=max_length or settings.get("max_length") or min(2048, limit or 2048),
             causal=classifier.causal,
         ),
         base=settings.get("base", str(path)),

@@ -72,14 +72,19 @@ def scoring_line(result: SetResult) -> str:
     )
 
 
-def cut_warning(how: Mapping[str, Any] | None) -> str:
-    """What to do about texts that were cut; empty where none was."""
+def cut_warning(how: Mapping[str, Any] | None, reference: bool = False) -> str:
+    """What to do about texts that were cut; empty where none was.
+
+    Args:
+        how: as :func:`~rmexp.evaluation.scorer.how_scored` has it.
+        reference: whether RewardBench's own code scores the set too.
+    """
     if how is None or not how["texts_cut"]:
         return ""
     return (
         f"warning: {how['texts_cut']} of {how['texts']} texts are "
         f"longer than {how['max_length']} tokens and were cut; model.max_length=N reads more of "
-        "them (the RewardBench reference reads 2048)"
+        f"them{' (the reference reads 2048)' if reference else ''}"
     )
 
 

@@ -54,6 +54,7 @@ def test_how_texts_were_scored_stands_in_the_result(
     assert line in " ".join(said.out.split())
     assert line in Path("page.html").read_text()
     assert f"warning: {found['texts_cut']} of {found['texts']} texts are longer" in said.err
+    assert "the reference reads 2048" in said.err
 
     longer = evaluate("model.path=model", *BENCH, "model.max_length=512")["scored"]
     assert longer == {**found, "max_length": 512, "texts_cut": 0, "responses_cut": 0}
