@@ -166,18 +166,25 @@ def _evaluate(config: DictConfig, of_record: bool) -> None:
         found = run_evaluation(options, advance, of_record=of_record)
 
     from rmexp.sweep.console import console
+    from rmexp.trial.reference_files import BENCHMARKS
     from rmexp.views.evaluation import (
         all_alike_note,
         contamination_line,
+        cut_warning,
         evaluation_picture,
         figures_table,
         heading,
         other_metrics,
+        scoring_line,
     )
     from rmexp.views.trial_text import metric_rows
 
     out, result = console(), found.result
     out.print(heading(result), markup=False)
+    if scored := scoring_line(result):
+        out.print(scored, markup=False)
+    if warning := cut_warning(result.scored, result.of.kind in BENCHMARKS):
+        print(warning, file=sys.stderr)
     out.print(figures_table(result))
     if note := all_alike_note(result):
         out.print(note, markup=False)
@@ -204,7 +211,13 @@ def _score(config: DictConfig) -> None:
     from rmexp.cli.progress import Steps
 
     with Steps() as steps:
-        scores = score_file(options, partial(steps.advance_in, "score"))
+        found = score_file(options, partial(steps.advance_in, "score"))
+
+    from rmexp.views.evaluation import cut_warning
+
+    if warning := cut_warning(found.how):
+        print(warning, file=sys.stderr)
+    scores = found.scores
     low, mean, high = scores.min(), scores.mean(), scores.max()
     print(f"{len(scores)} scores from {low:.4g} to {high:.4g}, mean {mean:.4g}")
     print(f"written: {options.out}")

@@ -6,6 +6,7 @@ Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling" (a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.bench_schema import dialogue, prompt_of, require_columns
 from rmexp.evaluation.figures import Figure, Part
+from rmexp.evaluation.result_files import PARTIAL
 from rmexp.evaluation.scorer import Scorer, checked_scores
-from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text
+from rmexp.preferences.pair import Prompt
 from rmexp.preferences.read import file_rows, hub_rows
 from rmexp.statistics import (
     Calibration,
@@ -62,9 +65,11 @@ SECTIONS: dict[str, dict[str, int]] = {
         "hep-rust": 164,
     },
 }
-PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+# The prior sets, with the rows that they have.
+PRIOR_SETS = {"anthropic_helpful": 6192, "anthropic_hhh": 221, "shp": 1741, "summarize": 9000}
 _WEIGHTS = {subset: n for section in SECTIONS.values() for subset, n in section.items()}
-_ROWS = {**_WEIGHTS, "math-prm": 447}
+_ROWS = {**_WEIGHTS, **PRIOR_SETS, "math-prm": 447}
+_PARTS = {**SECTIONS, "Prior": PRIOR_SETS}
 _ANSWER = "xstest-should-respond"
 _SECTION_WEIGHT, _PRIOR_WEIGHT = 2, 1
 
@@ -90,11 +95,12 @@ class RewardBenchResult:
         rejected_scores: ``[rows]``.
         subsets: subset to accuracy.
         sections: as :func:`section_scores` gives them.
-        figures: the sections and the overall score, with the rows they are made of.
-        intervals: of each of them: percentile bootstrap, rows resampled within their subset, so
-            that the weights stay what they are.
+        figures: the sections, the overall score and the prior sets, with the rows they are made of.
+        intervals: of each of them and of each subset: percentile bootstrap, rows resampled within
+            their subset, so that the weights stay what they are.
         longer: section scores of always preferring the longer response.
-        partial: sections that lack rows of the published set.
+        partial: sections, and Prior, that lack rows of the published set.
+        ties: rows with equal scores, which are wrong.
         length: the accuracy over all rows split by length.
         calibration: of sigmoid(margin) over all rows.
     """
@@ -108,6 +114,7 @@ class RewardBenchResult:
     intervals: dict[str, Interval]
     longer: dict[str, float]
     partial: tuple[str, ...]
+    ties: int
     length: LengthBias
     calibration: Calibration
 
@@ -121,6 +128,7 @@ class RewardBenchResult:
             **self.sections,
             **bounds,
             **longer,
+            "ties": float(self.ties),
             **length_metrics(self.length),
             "calibration_error": self.calibration.ece,
             **_refusals(self.rows, self.chosen_scores > self.rejected_scores),
@@ -134,13 +142,17 @@ class RewardBenchResult:
     def reference_files(self) -> dict[str, dict[str, Any]]:
         """What the reference's result and score files hold, by their folder.
 
-        The prior sets have folders of their own.
+        The prior sets have folders of their own: tools take every number of a file in
+        ``eval-set`` for one of the 23 subsets. What lacks rows lies in a folder that says so.
         """
         files: dict[str, dict[str, Any]] = {}
         columns = self.reference_rows()
-        for folder, wanted in (("eval-set", _WEIGHTS), ("pref-sets", PRIOR_SETS)):
+        counts = Counter(columns["subset"])
+        for kind, wanted in (("eval-set", _WEIGHTS), ("pref-sets", PRIOR_SETS)):
             kept = [i for i, subset in enumerate(columns["subset"]) if subset in wanted]
             if kept:
+                mark = PARTIAL if _lacks_rows(counts, wanted) else ""
+                folder = f"rewardbench{mark}/{kind}"
                 files[folder] = {s: score for s, score in self.subsets.items() if s in wanted}
                 files[f"{folder}-scores"] = {
                     name: [column[i] for i in kept] for name, column in columns.items()
@@ -256,7 +268,9 @@ def evaluate_rewardbench(
     subsets = accuracies(chosen > rejected)
     counts = {subset: len(at) for subset, at in members.items()}
     sections = section_scores(subsets)
-    figures = _figures(sections, {s: (chosen > rejected)[at] for s, at in members.items()})
+    right = {s: (chosen > rejected)[at].astype(np.float64) for s, at in members.items()}
+    figures = _figures(sections, right)
+    of_subsets = (Figure(s, (Part(1.0, values),)) for s, values in right.items())
     return RewardBenchResult(
         rows=tuple(rows),
         chosen_scores=chosen,
@@ -264,9 +278,10 @@ def evaluate_rewardbench(
         subsets=subsets,
         sections=sections,
         figures=figures,
-        intervals={figure.name: figure.interval(seed=seed) for figure in figures},
+        intervals={f.name: f.interval(seed=seed) for f in (*of_subsets, *figures)},
         longer=section_scores(accuracies(lengths[0] > lengths[1])),
         partial=_partial(counts),
+        ties=int((chosen == rejected).sum()),
         length=length_bias(chosen, rejected, lengths[0], lengths[1]),
         calibration=margin_calibration(chosen - rejected),
     )
@@ -283,19 +298,13 @@ def length_metrics(length: LengthBias) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
-def dialogue(prompt: Prompt, response: str) -> list[dict[str, str]]:
-    """A prompt with its response as chat messages."""
-    turns = [(message.role, message.content) for message in prompt]
-    return [{"role": r, "content": c} for r, c in [*turns, ("assistant", response)]]
-
-
 def _figures(
-    sections: Mapping[str, float], right: Mapping[str, NDArray[np.bool_]]
+    sections: Mapping[str, float], values: Mapping[str, NDArray[np.float64]]
 ) -> tuple[Figure, ...]:
-    """The sections that are there and the overall score as weighted sums of subsets."""
+    """The sections that are there and the overall score as weighted sums of subsets; prior sets."""
     weights: dict[str, dict[str, float]] = {}
     for section, counts in SECTIONS.items():
-        present = {s: n for s, n in counts.items() if s in right}
+        present = {s: n for s, n in counts.items() if s in values}
         weights[section] = {s: n / sum(present.values()) for s, n in present.items()}
     if "Prior" in sections:
         weights["Prior"] = dict.fromkeys(PRIOR_SETS, 1 / len(PRIOR_SETS))
@@ -304,20 +313,21 @@ def _figures(
         s: share[name] / sum(share.values()) * w for name in share for s, w in weights[name].items()
     }
     rows = {
-        name: (sum(len(right.get(s, ())) for s in counts), sum(_ROWS[s] for s in counts))
-        for name, counts in SECTIONS.items()
+        name: (sum(len(values.get(s, ())) for s in counts), sum(_ROWS[s] for s in counts))
+        for name, counts in _PARTS.items()
     }
-    # The prior sets come whole or not at all, and how many rows they have is not said here.
-    if "Prior" not in sections:
-        rows["overall"] = (sum(n for n, _ in rows.values()), sum(_ROWS.values()))
-    return tuple(
-        Figure(
-            name,
-            tuple(Part(w, right[s].astype(np.float64)) for s, w in weights[name].items()),
-            rows.get(name),
-        )
+    there = [rows[name] for name in weights if name in rows]
+    rows["overall"] = (sum(n for n, _ in there), sum(of for _, of in there))
+    figures = [
+        Figure(name, tuple(Part(w, values[s]) for s, w in weights[name].items()), rows[name])
         for name in sections
-    )
+    ]
+    figures += [
+        Figure(s, (Part(1.0, values[s]),), (len(values[s]), PRIOR_SETS[s]))
+        for s in PRIOR_SETS
+        if s in values
+    ]
+    return tuple(figures)
 
 
 def _refusals(rows: Sequence[RewardBenchRow], right: NDArray[np.bool_]) -> dict[str, float]:
@@ -329,12 +339,16 @@ def _refusals(rows: Sequence[RewardBenchRow], right: NDArray[np.bool_]) -> dict[
 
 
 def _partial(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Sections that are begun and lack rows."""
+    """Sections, and Prior, that are begun and lack rows."""
     return tuple(
-        section
-        for section, weights in SECTIONS.items()
-        if any(s in counts for s in weights) and any(counts.get(s, 0) < _ROWS[s] for s in weights)
+        name
+        for name, subsets in _PARTS.items()
+        if any(s in counts for s in subsets) and _lacks_rows(counts, subsets)
     )
+
+
+def _lacks_rows(counts: Mapping[str, int], subsets: Iterable[str]) -> bool:
+    return any(counts.get(s, 0) < _ROWS[s] for s in subsets)
 
 
 def _checked_rows(rows: Iterable[tuple[str, Any]]) -> list[RewardBenchRow]:
@@ -354,22 +368,3 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBenchRow]:
                 raise UserError(f"{where}: '{side}' is not a text")
         prompt = prompt_of(where, row["prompt"])
         yield RewardBenchRow(row["id"], prompt, row["chosen"], row["rejected"], subset)
-
-
-def require_columns(where: str, row: Any, columns: Sequence[str]) -> None:
-    """UserError unless the row is an object with these columns."""
-    if not isinstance(row, Mapping):
-        raise UserError(f"{where}: expected an object, got {type(row).__name__}")
-    for column in columns:
-        if row.get(column) is None:
-            raise UserError(f"{where}: no '{column}'; the schema is {', '.join(columns)}")
-
-
-def prompt_of(where: str, prompt: Any) -> Prompt:
-    """A prompt from a text or a list of messages; UserError names the row."""
-    if isinstance(prompt, str):
-        return prompt_from_text(prompt)
-    try:
-        return prompt_from_messages(prompt)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{where}: prompt: {error}") from error

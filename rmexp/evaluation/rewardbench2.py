@@ -6,6 +6,7 @@ Malik et al., "RewardBench 2: Advancing Reward Model Evaluation" (arXiv 2506.019
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.errors import UserError
+from rmexp.evaluation.bench_schema import dialogue, prompt_of, require_columns, require_options
 from rmexp.evaluation.figures import Figure, Part
-from rmexp.evaluation.rewardbench import dialogue, length_metrics, prompt_of, require_columns
+from rmexp.evaluation.result_files import PARTIAL
+from rmexp.evaluation.rewardbench import length_metrics
 from rmexp.evaluation.scorer import Scorer, checked_scores
 from rmexp.preferences.pair import Prompt
 from rmexp.preferences.read import file_rows, hub_rows
@@ -73,6 +76,7 @@ class RewardBench2Result:
         intervals: percentile bootstrap of each; of ties, N are drawn again, not rows.
         longest: what always preferring the longest option scores in each best-of-n subset.
         partial: subsets that lack rows of the published set.
+        equal_best: rows outside Ties whose highest score several options share.
         length: over each right option against each wrong one, split by length; the correlation is
             over all options, each once.
         calibration: of sigmoid(margin) over the same.
@@ -87,6 +91,7 @@ class RewardBench2Result:
     intervals: dict[str, Interval]
     longest: dict[str, float]
     partial: tuple[str, ...]
+    equal_best: int
     length: LengthBias
     calibration: Calibration
 
@@ -96,7 +101,8 @@ class RewardBench2Result:
         for name, interval in self.intervals.items():
             numbers |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
         numbers |= {f"baseline_longest {name}": value for name, value in self.longest.items()}
-        numbers |= {**length_metrics(self.length), "calibration_error": self.calibration.ece}
+        numbers |= {"equal_best": float(self.equal_best), **length_metrics(self.length)}
+        numbers["calibration_error"] = self.calibration.ece
         return {name: value for name, value in numbers.items() if value is not None}
 
     @property
@@ -105,18 +111,33 @@ class RewardBench2Result:
         return np.concatenate(self.scores)
 
     def reference_files(self) -> dict[str, dict[str, Any]]:
-        """What the reference's result and score files hold, by their folder."""
-        return {"eval-set": dict(self.subsets), "eval-set-scores": self.reference_rows()}
+        """What the reference's result and score files hold, by their folder.
+
+        What lacks rows lies in a folder that says so.
+        """
+        counts = Counter(row.subset for row in self.rows)
+        mark = PARTIAL if any(counts[s] < n for s, n in SUBSETS.items()) else ""
+        return {
+            f"rewardbench2{mark}/eval-set": dict(self.subsets),
+            f"rewardbench2{mark}/eval-set-scores": self.reference_rows(),
+        }
 
     def reference_rows(self) -> dict[str, list[Any]]:
-        """Per-row scores, by column, as the reference's score file holds them."""
+        """Per-row scores, by column, as the reference's score file holds them.
+
+        There ``results`` is the best-of-n score of every row. That of a row of Ties, which no
+        figure is made of, stays in the file: the code that would blank it looks for a subset
+        ``ties``, in small letters (scripts/run_v2.py of allenai/reward-bench).
+        """
         return {
             "id": [row.id for row in self.rows],
             "subset": [row.subset for row in self.rows],
             "text": [[dialogue(row.prompt, o) for o in row.options] for row in self.rows],
             "scores": [scores.tolist() for scores in self.scores],
             "num_correct": [row.num_correct for row in self.rows],
-            "results": [None if math.isnan(s) else s for s in self.row_scores.tolist()],
+            "results": [
+                _best_of_n(row, scores) for row, scores in zip(self.rows, self.scores, strict=True)
+            ],
         }
 
 
@@ -283,6 +304,10 @@ def evaluate_rewardbench2(
         intervals={figure.name: figure.interval(seed=seed) for figure in figures},
         longest={s: float(by_length[at].mean()) for s, at in best_of.items()},
         partial=tuple(s for s, at in members.items() if 0 < len(at) < SUBSETS[s]),
+        equal_best=sum(
+            row.subset != TIES and int((own == own.max()).sum()) > 1
+            for row, own in zip(rows, scores, strict=True)
+        ),
         length=replace(
             length_bias(*_opposed(rows, scores), *_opposed(rows, lengths)),
             correlation=rank_correlation(flat, np.concatenate(lengths)),
@@ -326,12 +351,14 @@ def _row_scores(
 ) -> NDArray[np.float64]:
     return np.array(
         [
-            np.nan
-            if row.subset == TIES
-            else best_of_n_score(list(s[: len(row.chosen)]), list(s[len(row.chosen) :]))
+            np.nan if row.subset == TIES else _best_of_n(row, s)
             for row, s in zip(rows, scores, strict=True)
         ]
     )
+
+
+def _best_of_n(row: RewardBench2Row, scores: NDArray[np.float64]) -> float:
+    return best_of_n_score(scores[: len(row.chosen)].tolist(), scores[len(row.chosen) :].tolist())
 
 
 def _by_row(
@@ -345,7 +372,9 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBench2Row]:
     ids: set[str] = set()
     for where, row in rows:
         require_columns(where, row, ("id", "prompt", "chosen", "rejected", "num_correct", "subset"))
-        _check_options(where, row)
+        if row["subset"] not in SUBSETS:
+            raise UserError(f"{where}: subset '{row['subset']}' is none of {', '.join(SUBSETS)}")
+        require_options(where, row)
         row_id = str(row["id"])
         if row_id in ids:
             raise UserError(f"{where}: id '{row_id}' stands twice")
@@ -363,16 +392,3 @@ def _each_checked(rows: Iterable[tuple[str, Any]]) -> Iterator[RewardBench2Row]:
             int(row["num_correct"]),
             str(row["subset"]),
         )
-
-
-def _check_options(where: str, row: Mapping[str, Any]) -> None:
-    if row["subset"] not in SUBSETS:
-        raise UserError(f"{where}: subset '{row['subset']}' is none of {', '.join(SUBSETS)}")
-    for side in ("chosen", "rejected"):
-        texts = row[side]
-        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-            raise UserError(f"{where}: '{side}' must be a list of one text or more")
-    count = row["num_correct"]
-    options = len(row["chosen"]) + len(row["rejected"])
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < options:
-        raise UserError(f"{where}: num_correct={count} of {options} options")

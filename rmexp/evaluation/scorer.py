@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,20 @@ class Scorer(Protocol):
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
         """Scores ``[n]`` of n (prompt, response).
 
-        A scorer that refuses its own NaN raises ArithmeticError with ``rows``, their places.
+        A scorer that refuses its own NaN raises ArithmeticError with ``rows``, their places. One
+        that keeps in ``how_scored`` how it last ran is quoted in the result, see
+        :func:`how_scored`.
         """
+
+
+def how_scored(scorer: Scorer) -> dict[str, Any] | None:
+    """How a scorer made its latest scores, None of one that does not say.
+
+    Of a reward model: ``template``, ``max_length``, ``precision``, ``texts`` (each once),
+    ``texts_cut`` and ``responses_cut``, those that were longer than ``max_length``.
+    """
+    told = getattr(scorer, "how_scored", None)
+    return dict(told) if told else None
 
 
 def checked_scores(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from rmexp.evaluation.rewardbench import (
     read_rewardbench,
 )
 from rmexp.evaluation.rewardbench2 import (
+    TIES,
     RewardBench2Result,
     RewardBench2Row,
     evaluate_rewardbench2,
     read_rewardbench2,
 )
-from rmexp.evaluation.scorer import Scorer
+from rmexp.evaluation.sampling import stratified_sample
+from rmexp.evaluation.scorer import Scorer, how_scored
 from rmexp.evaluation.suites import SUITES, Suite, read_pairs_suite, read_suite
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair, Prompt
@@ -47,6 +50,7 @@ class EvaluationSet:
         licence: of the data.
         rows: pairs, or rows of RewardBench 1 or 2.
         suite: the local suite that the rows come from, if any.
+        whole: of a sample, section to rows of the set that it was drawn from; else empty.
     """
 
     kind: str
@@ -54,6 +58,7 @@ class EvaluationSet:
     licence: str
     rows: tuple[Any, ...]
     suite: Suite | None = None
+    whole: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -71,14 +76,27 @@ class EvaluationSet:
         # Every field of a row: metrics group by most of them, by styles, refusals and kinds too.
         return fingerprint("evaluation_set", of=self.kind, rows=[astuple(row) for row in self.rows])
 
+    @property
+    def sampled(self) -> tuple[int, int] | None:
+        """Rows there and rows of the set that this is a sample of; None where it is none."""
+        return (len(self.rows), sum(self.whole.values())) if self.whole else None
+
     def sample(self, count: int, seed: int = 0) -> EvaluationSet:
-        """A random sample of the rows in their order; all of them where there are no more."""
+        """A random sample of the rows in their order; all of them where there are no more.
+
+        Each section gives rows in proportion to its size, and one at least where ``count`` allows
+        it. Of RewardBench 2's Ties both rows of an N come together, as they are scored together,
+        so that it may be a row fewer.
+        """
         if count >= len(self.rows):
             return self
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.rows))[:count])
+        sections = [_section(row) for row in self.rows]
+        together = [_together(row) or place for place, row in enumerate(self.rows)]
+        drawn = stratified_sample(sections, together, count, seed)
         rows = tuple(self.rows[i] for i in drawn)
         suite = None if self.suite is None else replace(self.suite, pairs=rows)
-        return replace(self, rows=rows, suite=suite)
+        whole = self.whole or Counter(sections)
+        return replace(self, rows=rows, suite=suite, whole=whole)
 
 
 @dataclass(frozen=True)
@@ -90,12 +108,14 @@ class SetResult:
         figures: numbers with intervals, and what they are made of.
         metrics: flat numbers by stable names.
         detail: the result of the set's own kind.
+        scored: how the texts were scored, as :func:`~rmexp.evaluation.scorer.how_scored` has it.
     """
 
     of: EvaluationSet
     figures: tuple[Figure, ...]
     metrics: dict[str, float]
     detail: PreferenceEvaluation | RewardBenchResult | RewardBench2Result
+    scored: dict[str, Any] | None = None
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -123,7 +143,9 @@ class SetResult:
             "kind": self.of.kind,
             "licence": self.of.licence,
             "fingerprint": self.of.fingerprint.hexdigest,
+            "sample_of": self.of.sampled[1] if self.of.sampled else None,
             "dropped": dict(suite.dropped) if suite else {},
+            "scored": self.scored,
             "figures": [figure.to_plain() for figure in self.figures],
             "metrics": self.metrics,
             **hidden,
@@ -188,22 +210,34 @@ def evaluate_set(scorer: Scorer, of: EvaluationSet, *, seed: int = 0) -> SetResu
     if of.kind in ("rewardbench", "prior_sets"):
         first: tuple[RewardBenchRow, ...] = of.rows
         one = evaluate_rewardbench(scorer, first, seed=seed)
-        return SetResult(of, one.figures, one.metrics(), one)
+        return SetResult(of, one.figures, one.metrics(), one, how_scored(scorer))
     if of.kind == "rewardbench2":
         second: tuple[RewardBench2Row, ...] = of.rows
         two = evaluate_rewardbench2(scorer, second, seed=seed)
-        return SetResult(of, two.figures, two.metrics(), two)
+        return SetResult(of, two.figures, two.metrics(), two, how_scored(scorer))
     pairs = evaluate_preferences(scorer, of.rows, seed=seed)
-    figures = pairs.figures
-    if of.suite is not None:
-        figures = tuple(_with_published(figure, of.suite) for figure in figures)
-    return SetResult(of, figures, pairs.metrics(), pairs)
+    # Where nothing is published, the set that a sample was drawn from is the whole.
+    published = (of.suite.published if of.suite else None) or of.whole
+    figures = tuple(_with_published(figure, published) for figure in pairs.figures)
+    return SetResult(of, figures, pairs.metrics(), pairs, how_scored(scorer))
 
 
-def _with_published(figure: Figure, suite: Suite) -> Figure:
+def _with_published(figure: Figure, published: Mapping[str, int]) -> Figure:
     if figure.name == "accuracy":
-        total = sum(suite.published.values())
+        total = sum(published.values())
         return replace(figure, of_published=(figure.rows, total)) if total else figure
-    if figure.name in suite.published:
-        return replace(figure, of_published=(figure.rows, suite.published[figure.name]))
+    if figure.name in published:
+        return replace(figure, of_published=(figure.rows, published[figure.name]))
     return figure
+
+
+def _section(row: Any) -> str:
+    """The part of its set that a row belongs to."""
+    return str(row.category if isinstance(row, Pair) else row.subset)
+
+
+def _together(row: Any) -> str:
+    """N of a row of Ties, whose two rows are scored together; empty for any other."""
+    if isinstance(row, RewardBench2Row) and row.subset == TIES:
+        return row.id.partition(":")[2]
+    return ""

@@ -139,7 +139,7 @@ def read_pairs_suite(
         UserError: naming file and row; for a row without a preference; for the name RewardBench;
             for lists of another length than the styles.
     """
-    if "rewardbench" in name.lower().replace("-", "").replace(" ", ""):
+    if sounds_like_rewardbench(name):
         raise UserError(
             f"name '{name}': a figure on a local suite is no RewardBench figure; name it otherwise"
         )
@@ -154,6 +154,15 @@ def read_pairs_suite(
             pairs.append(pair)
     _check_pairs(str(path), pairs)
     return Suite(name, licence, tuple(pairs))
+
+
+def sounds_like_rewardbench(name: str) -> bool:
+    """Whether a reader would take a name for RewardBench's, however it is spelt.
+
+    >>> [sounds_like_rewardbench(n) for n in ("reward.Bench_2", "my rewards")]
+    [True, False]
+    """
+    return "rewardbench" in "".join(c for c in name.casefold() if c.isalpha())
 
 
 SUITES: dict[str, Callable[[Path | str], Suite]] = {

@@ -30,7 +30,7 @@ from rmexp.backbone.parallel import (
 )
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import hub_name, resolve_model
-from rmexp.backbone.text import TemplateName, TextTemplate
+from rmexp.backbone.text import TemplateName, TextTemplate, Tokens
 from rmexp.backbone.tokens import text_key
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
@@ -55,6 +55,9 @@ class RewardModel:
         progress: called with (texts scored, texts to score) while :meth:`score` runs.
         replicas: the same network on further devices, which score beside the first.
         frozen: what its frozen layers give, where that is kept; see :meth:`keep_frozen_states`.
+        how_scored: how :meth:`score` last ran: ``template``, ``max_length``, ``precision``, and of
+            the distinct ``texts`` how many truncation cut (``texts_cut``), and how many of those
+            in the response (``responses_cut``).
     """
 
     classifier: Classifier
@@ -64,6 +67,7 @@ class RewardModel:
     progress: Callable[[int, int], None] | None = None
     replicas: list[Classifier] = field(default_factory=list)
     frozen: FrozenStates | None = None
+    how_scored: dict[str, Any] = field(default_factory=dict)
 
     def spread(self, devices: Sequence[str]) -> RewardModel:
         """Move to the first device and copy to the others."""
@@ -113,6 +117,7 @@ class RewardModel:
         tokens = self.template.encode(
             [asked[i] for i in distinct], [responses[i] for i in distinct]
         )
+        self.how_scored = self._run_on(tokens)
         device = self.classifier.device
         families: dict[Prompt, list[int]] = {}
         for place, i in enumerate(distinct):
@@ -141,6 +146,16 @@ class RewardModel:
             shown = ", ".join(str(i) for i in bad[:5])
             raise NonFiniteError(f"the score is NaN or infinite at rows {shown}", bad.tolist())
         return result
+
+    def _run_on(self, tokens: Sequence[Tokens]) -> dict[str, Any]:
+        return {
+            "template": self.template.name,
+            "max_length": self.template.max_length,
+            "precision": "bf16" if self.classifier.autocast else "32",
+            "texts": len(tokens),
+            "texts_cut": sum(bool(t.cut_prompt or t.cut_response) for t in tokens),
+            "responses_cut": sum(bool(t.cut_response) for t in tokens),
+        }
 
     def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
         """Write weights (safetensors), tokenizer, settings and a model card.
@@ -242,7 +257,8 @@ def load_reward_model(
         cache_dir: where named models are converted to, for adapters on them.
 
     Raises:
-        UserError: nothing can be loaded from there, or its head is not of one number.
+        UserError: nothing can be loaded from there, its head is not of one number, or it has
+            fewer positions than ``max_length``.
     """
     settings = _settings_of(path)
     cache = cache_dir or Path.home() / ".cache" / "rmexp"
@@ -257,14 +273,15 @@ def load_reward_model(
         classifier = load_sequence_classifier(
             found, precision=precision, seed=0, peft=_NOTHING, to_score=True
         )
+    limit = classifier.longest
+    if max_length is not None and limit is not None and max_length > limit:
+        raise UserError(f"max_length={max_length}: this model has positions for {limit} tokens")
     return RewardModel(
         classifier,
         TextTemplate(
             classifier.tokenizer,
             name=template or settings.get("template", "auto"),
-            max_length=max_length
-            or settings.get("max_length")
-            or min(2048, classifier.longest or 2048),
+            max_length=max_length or settings.get("max_length") or min(2048, limit or 2048),
             causal=classifier.causal,
         ),
         base=settings.get("base", str(path)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
+from rmexp.trial import reference_files
 from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord
 from rmexp.trial.schema import DataConfig, SuiteConfig
 from rmexp.trial.section import Section
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from rmexp.evaluation.scorer import Scorer
     from rmexp.evaluation.sets import EvaluationSet, SetResult
 
-REWARDBENCH = ("rewardbench", "rewardbench2", "prior_sets")
+# As conf/evaluate.yaml has it: written where the suite has such files.
+_RESULTS = "results"
 
 
 class EvaluatedModelConfig(Section):
@@ -44,6 +46,12 @@ class EvaluatedModelConfig(Section):
             raise ValueError("model.path: missing; give model.path=FOLDER_OR_HUB_NAME")
         if self.path is not None and self.target is not None:
             raise ValueError("model.path and model.target are two models; give one")
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        for key in ("template", "max_length", "precision", "device"):
+            if self.target is not None and getattr(self, key) != defaults[key]:
+                raise ValueError(f"model.{key} is for model.path; a class takes model.options")
+        if self.path is not None and self.options:
+            raise ValueError("model.options are keyword arguments of model.target; drop them")
         return self
 
 
@@ -59,9 +67,23 @@ class EvaluateConfig(Section):
     out: str | None = Field(None, description="JSON file for the whole result")
     picture: str | None = Field(None, description="HTML file for intervals and reliability")
     results_dir: str | None = Field(
-        None, description="folder for RewardBench's own result and per-row files"
+        None, description="folder for the reference's files of RewardBench 1 and 2, a folder each"
     )
     cache_dir: str = Field("", description="converted models")
+
+    @model_validator(mode="after")
+    def _keys_are_for_the_suite(self) -> EvaluateConfig:
+        kind = self.suite.kind
+        if kind != "pairs" and self.part != "test":
+            raise ValueError(f"part={self.part} is for suite=pairs, and suite.kind is {kind}")
+        if kind != "pairs" and self.data != DataConfig():
+            raise ValueError(f"data is for suite=pairs, and suite.kind is {kind}; drop data=...")
+        if kind not in reference_files.BENCHMARKS and self.results_dir not in (None, _RESULTS):
+            raise ValueError(
+                f"results_dir is for {', '.join(reference_files.BENCHMARKS)}, and suite.kind is "
+                f"{kind}; out=FILE.json keeps a result"
+            )
+        return self
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -113,15 +135,17 @@ def evaluate(
     paths = [config.model.path] if of_record and config.model.path else []
     data, note = chosen_data(config.suite, config.data, paths)
     of = evaluation_set(config.suite, data, config.part, note)
+    found = None if config.model.path is None else model_of(config.model.path)
+    files = reference_files.planned(
+        config.results_dir, config.suite.kind, found, config.model.target, config.model.options
+    )
     model = scorer(config.model, config.cache_dir, advance)
 
     from rmexp.evaluation.sets import evaluate_set
     from rmexp.trial.measured import contamination_of
     from rmexp.trial.record import write_json
 
-    seen = None
-    if config.model.path is not None:
-        seen = contamination_of(model_of(config.model.path), of)
+    seen = None if found is None else contamination_of(found, of)
     result = evaluate_set(model, of)
     name = str(config.model.path or config.model.target)
     written = []
@@ -130,8 +154,8 @@ def evaluate(
         plain = {"model": name, **part, **result.to_plain(), "contamination": seen}
         write_json(Path(config.out), plain)
         written.append(Path(config.out))
-    if config.results_dir is not None and config.suite.kind in REWARDBENCH:
-        written += _reference_files(result, Path(config.results_dir), name, config.model)
+    if files is not None:
+        written += files.write(result)
     return Evaluated(name, result, seen, written)
 
 
@@ -248,17 +272,3 @@ def check_out(key: str, out: str | None) -> None:
     """UserError where a file cannot be written for want of its folder."""
     if out is not None and not Path(out).absolute().parent.is_dir():
         raise UserError(f"{key}: no folder {Path(out).absolute().parent} to write into")
-
-
-def _reference_files(
-    result: SetResult, directory: Path, name: str, model: EvaluatedModelConfig
-) -> list[Path]:
-    from rmexp.evaluation.preferences import PreferenceEvaluation
-    from rmexp.evaluation.result_files import write_result_files
-
-    assert not isinstance(result.detail, PreferenceEvaluation)
-    kind = "Custom Classifier" if model.target else "Seq. Classifier"
-    template = model.template or "tokenizer"
-    return write_result_files(
-        result.detail, directory, model=name, model_type=kind, chat_template=template
-    )

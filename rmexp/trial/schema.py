@@ -7,7 +7,7 @@ that mistakes are told at once. The descriptions here are the reference in the d
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -225,20 +225,25 @@ class TrackerConfig(Section):
     )
 
 
+SuiteKind = Literal[
+    "pairs",
+    "rewardbench",
+    "rewardbench2",
+    "prior_sets",
+    "llmbar",
+    "humanevalpack",
+    "hh",
+    "pku",
+    "file",
+]
+
+
 class SuiteConfig(Section):
     """A set of judged responses to score."""
 
-    kind: Literal[
-        "pairs",
-        "rewardbench",
-        "rewardbench2",
-        "prior_sets",
-        "llmbar",
-        "humanevalpack",
-        "hh",
-        "pku",
-        "file",
-    ] = Field("pairs", description="pairs: a part of `data`; file: your own judged pairs")
+    kind: SuiteKind = Field(
+        "pairs", description="pairs: a part of `data`; file: your own judged pairs"
+    )
     path: str | None = Field(
         None, description="local file or folder; null: the hub, where the set is there"
     )
@@ -251,7 +256,9 @@ class SuiteConfig(Section):
         default_factory=list,
         description="kind=file, rows of lists: the style of each place, from plain to elaborate",
     )
-    rows: int | None = Field(None, ge=1, description="score a random sample of this many rows")
+    rows: int | None = Field(
+        None, ge=1, description="score a random sample of this many rows, each subset in proportion"
+    )
     seed: int = Field(0, ge=0, description="of the sample")
 
     @model_validator(mode="after")
@@ -266,7 +273,22 @@ class SuiteConfig(Section):
             raise ValueError("suite.path and suite.rows are not for suite.kind=pairs; use data=...")
         if self.prior and self.kind != "rewardbench":
             raise ValueError("suite.prior goes with suite.kind=rewardbench")
+        if self.seed and self.rows is None:
+            raise ValueError("suite.seed is of a sample: give suite.rows, or drop it")
         return self
+
+
+def _misleads(name: str, kind: str) -> bool:
+    """Whether a suite's name is another kind's, or RewardBench's where the set is not."""
+    from rmexp.evaluation.suites import sounds_like_rewardbench
+
+    if name in get_args(SuiteKind):
+        return name != kind
+    return sounds_like_rewardbench(name) and kind not in (
+        "rewardbench",
+        "rewardbench2",
+        "prior_sets",
+    )
 
 
 class EvaluationConfig(Section):
@@ -317,6 +339,11 @@ class EvaluationConfig(Section):
                 raise ValueError(f"evaluation.suites.{name}: needs a kind other than pairs")
             if name in ("validation", "test", "train", "labels", "ratings", "guards", "base"):
                 raise ValueError(f"evaluation.suites: '{name}' names other metrics; use another")
+            if _misleads(name, suite.kind):
+                raise ValueError(
+                    f"evaluation.suites: '{name}' is no name for a set of kind {suite.kind}, whose "
+                    "figures would go by it; use another"
+                )
         return value
 
 

@@ -61,9 +61,22 @@ class _Text:
     response: str
 
 
+@dataclass(frozen=True)
+class ScoredFile:
+    """What the command found.
+
+    Attributes:
+        scores: all of them, in the order of the file: float64 ``[texts]``.
+        how: as :func:`~rmexp.evaluation.scorer.how_scored` has it.
+    """
+
+    scores: NDArray[np.float64]
+    how: dict[str, Any] | None
+
+
 def score_file(
     config: ScoreConfig, advance: Callable[[int, int], None] | None = None
-) -> NDArray[np.float64]:
+) -> ScoredFile:
     """Score the responses of a file and write its rows with their scores.
 
     Rows hold ``prompt`` and ``response``, or a pair (``response_a`` and ``response_b``, or
@@ -75,19 +88,20 @@ def score_file(
         config: the model and the files.
         advance: called with (texts scored, texts to score).
 
-    Returns:
-        All scores, in the order of the file: float64 ``[texts]``.
-
     Raises:
         UserError: naming the line that cannot be used or has a NaN score; nothing is written.
     """
     check_out("out", config.out)
     rows, texts = _read(Path(config.source))
-    scores = _scores(scorer(config.model, config.cache_dir, advance), texts)
+    model = scorer(config.model, config.cache_dir, advance)
+    scores = _scores(model, texts)
     for text, score in zip(texts, scores, strict=True):
         rows[text.row][text.column] = float(score)
     write_rows(rows, Path(config.out))
-    return scores
+
+    from rmexp.evaluation.scorer import how_scored
+
+    return ScoredFile(scores, how_scored(model))
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[_Text]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rmexp.evaluation.compare import Comparison
 from rmexp.evaluation.figures import Figure
 from rmexp.evaluation.published import PUBLISHED
-from rmexp.evaluation.sets import EvaluationSet, SetResult
+from rmexp.evaluation.sets import SetResult
 from rmexp.statistics import Interval
 
 _COLOURS = ("#1f6f8b", "#c0392b", "#1b7f5c", "#8e7cc3", "#d68910", "#5d6d7e")
@@ -26,7 +26,8 @@ def heading(result: SetResult) -> str:
     """The set's name, licence and size, in one line."""
     of = result.of
     licence = f" ({of.licence})" if of.licence else ""
-    return f"{of.name}{licence}: {len(of.rows)} rows"
+    sample = f", a random sample of {of.sampled[1]}" if of.sampled else ""
+    return f"{of.name}{licence}: {len(of.rows)} rows{sample}"
 
 
 def figures_table(result: SetResult) -> Table:
@@ -56,6 +57,37 @@ def other_metrics(result: SetResult) -> dict[str, float]:
     return {name: value for name, value in result.metrics.items() if name not in held}
 
 
+def scoring_line(result: SetResult) -> str:
+    """How the texts were scored and how many of them were cut, in one line; empty where unknown."""
+    how = result.scored
+    if how is None:
+        return ""
+    precision = {"32": "float32"}.get(how["precision"], how["precision"])
+    cut = f"{how['texts_cut']} of {how['texts']} texts cut"
+    if how["responses_cut"]:
+        cut += f", {how['responses_cut']} of them in the response"
+    return (
+        f"scored with template {how['template']}, at most {how['max_length']} tokens, {precision}: "
+        f"{cut}"
+    )
+
+
+def cut_warning(how: Mapping[str, Any] | None, reference: bool = False) -> str:
+    """What to do about texts that were cut; empty where none was.
+
+    Args:
+        how: as :func:`~rmexp.evaluation.scorer.how_scored` has it.
+        reference: whether RewardBench's own code scores the set too.
+    """
+    if how is None or not how["texts_cut"]:
+        return ""
+    return (
+        f"warning: {how['texts_cut']} of {how['texts']} texts are "
+        f"longer than {how['max_length']} tokens and were cut; model.max_length=N reads more of "
+        f"them{' (the reference reads 2048)' if reference else ''}"
+    )
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """One block a figure, one row a model; published rows last, marked so."""
     table = Table("figure", "model", "estimate", "95% interval", "difference", "rows")
@@ -77,7 +109,7 @@ def comparison_table(comparison: Comparison) -> Table:
         for model, figures in comparison.published.items():
             if name in figures:
                 row = (label, f"{escape_markup(model)} (published)", f"{figures[name]:.3f}")
-                table.add_row(*row, style="dim")
+                table.add_row(*row, "", "", "whole set", style="dim")
         table.add_section()
     return table
 
@@ -93,8 +125,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         lines.append(ALL_ALIKE)
     if comparison.published:
         lines.append(
-            "published: figures of the RuleAdapter paper, not measured here; a difference from "
-            "them has no paired interval"
+            "published: figures of the RuleAdapter paper on the whole set, not measured here; a "
+            "difference from them has no paired interval"
         )
     for model, result in comparison.results.items():
         shown = [
@@ -111,6 +143,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             if name in result.metrics
         ]
         lines.append(f"{model}: {', '.join(shown)}")
+        if scored := scoring_line(result):
+            lines.append(f"{model}: {scored}")
     for model, drift in comparison.drift.items():
         numbers = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in drift.metrics().items())
         lines.append(f"{model}, scores against {comparison.first}'s: {numbers}")
@@ -130,23 +164,24 @@ def contamination_line(found: Mapping[str, Any]) -> str:
 def comparison_picture(comparison: Comparison) -> str:
     """One HTML page that needs nothing else: figures with intervals, and reliability."""
     notes = comparison_notes(comparison)[1:]
-    return _page(comparison.of, comparison.results, comparison.published, notes)
+    return _page(comparison.results, comparison.published, notes)
 
 
 def evaluation_picture(model: str, result: SetResult) -> str:
     """The same of one model."""
-    notes = [f"{name}: {value:.4g}" for name, value in other_metrics(result).items()]
-    return _page(result.of, {model: result}, PUBLISHED.get(result.of.kind, {}), notes)
+    notes = [line for line in (scoring_line(result),) if line]
+    notes += [f"{name}: {value:.4g}" for name, value in other_metrics(result).items()]
+    return _page({model: result}, PUBLISHED.get(result.of.kind, {}), notes)
 
 
 def _page(
-    of: EvaluationSet,
     results: Mapping[str, SetResult],
     published: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
 ) -> str:
-    title = escape(f"{of.name}: {', '.join(results)}")
-    licence = f"<p>Data: {escape(of.licence)}</p>" if of.licence else ""
+    first = next(iter(results.values()))
+    title = escape(f"{first.of.name}: {', '.join(results)}")
+    about = f"<p>Data: {escape(heading(first))}</p>"
     body = _picture(results, published).to_html(
         full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True}
     )
@@ -155,7 +190,7 @@ def _page(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1200px;"
         "padding:0 1rem;color:#1f2933}h1{font-size:1.4rem}li{overflow-wrap:anywhere}</style>"
-        f"</head><body><h1>{title}</h1>{licence}{body}<ul>{listed}</ul></body></html>\n"
+        f"</head><body><h1>{title}</h1>{about}{body}<ul>{listed}</ul></body></html>\n"
     )
 
 
@@ -163,7 +198,9 @@ def _picture(results: Mapping[str, SetResult], published: Mapping[str, Mapping[s
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    names = [figure.name for figure in next(iter(results.values())).figures]
+    first = next(iter(results.values())).figures
+    names = [figure.name for figure in first]
+    partial = {figure.name for figure in first if figure.partial}
     figure = make_subplots(
         cols=2,
         column_widths=[0.64, 0.36],
@@ -190,7 +227,11 @@ def _picture(results: Mapping[str, SetResult], published: Mapping[str, Mapping[s
                 },
                 customdata=[[n, str(intervals[n])] for n in shown],
                 mode="markers",
-                marker={"color": colour, "size": 9},
+                marker={
+                    "color": colour,
+                    "size": 9,
+                    "symbol": ["circle-open" if n in partial else "circle" for n in shown],
+                },
                 hovertemplate="%{customdata[0]}: %{customdata[1]}<extra>"
                 + escape(model)
                 + "</extra>",
@@ -220,7 +261,7 @@ def _picture(results: Mapping[str, SetResult], published: Mapping[str, Mapping[s
         shown = [n for n in names if n in numbers]
         figure.add_trace(
             go.Scatter(
-                name=f"{escape(model)} (published)",
+                name=f"{escape(model)} (published{', whole set' if partial else ''})",
                 x=[numbers[n] for n in shown],
                 y=[names.index(n) + offset[model] for n in shown],
                 mode="markers",
@@ -239,7 +280,7 @@ def _picture(results: Mapping[str, SetResult], published: Mapping[str, Mapping[s
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(names))),
-        ticktext=[escape(n) for n in names],
+        ticktext=[_tick(figure) for figure in first],
         range=[len(names) - 0.5, -0.5],
         showgrid=False,
         zeroline=False,
@@ -260,6 +301,11 @@ def _picture(results: Mapping[str, SetResult], published: Mapping[str, Mapping[s
 
 def _figure_names(comparison: Comparison) -> list[str]:
     return [figure.name for figure in comparison.results[comparison.first].figures]
+
+
+def _tick(figure: Figure) -> str:
+    """The name, and below it what the figure lacks: no legend tells a part from the whole."""
+    return escape(figure.name) + (f"<br><i>{_rows(figure)}</i>" if figure.partial else "")
 
 
 def _rows(figure: Figure) -> str:

@@ -1,6 +1,6 @@
 """The whole command on a tiny fixed model: every number that it writes, to 1e-5.
 
-RMEXP_WRITE_GOLDEN=1 writes the file anew; look at what has moved before committing it.
+RMEXP_WRITE_GOLDEN=1 writes the files anew; look at what has moved before committing them.
 """
 
 from __future__ import annotations
@@ -8,78 +8,46 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from bench_rows import rewardbench2_rows, rewardbench_rows
 
 from rmexp.cli import main
-from rmexp.evaluation.rewardbench import SECTIONS
+from rmexp.evaluation.rewardbench2 import SUBSETS, TIES, best_of_n_score, ties_score
 from rmexp.reward.model import load_base_model
 
-GOLDEN = Path(__file__).with_name("golden_rewardbench.json")
-_OPENINGS = ("I cannot help with that", "Sure", "Here is how", "Step one", "fn main() {", "Well")
-_ENDINGS = (".", ", of course.", " and then call a doctor.", " }", "!", " 1, 2, 3.")
 
-
-def rows() -> list[dict]:
-    """Two rows a subset, of texts that differ in length and wording."""
-    made = []
-    for subset in (s for weights in SECTIONS.values() for s in weights):
-        for _ in range(2):
-            i = len(made)
-            texts = [
-                f"{_OPENINGS[(i + k) % 6]} {'very ' * ((i * 7 + k * 3) % 5)}"
-                f"{_ENDINGS[(i * 5 + k) % 6]}"
-                for k in (0, 1)
-            ]
-            made.append(
-                {
-                    "prompt": f"Question {i} of {subset}?",
-                    "chosen": texts[0],
-                    "chosen_model": "x",
-                    "rejected": texts[1],
-                    "rejected_model": "y",
-                    "subset": subset,
-                    "id": i,
-                }
-            )
-    return made
-
-
-def test_the_command_gives_the_golden_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def evaluate(here: Path, benchmark: str, rows: list[dict[str, Any]]) -> tuple[Any, Any, Any]:
+    """The result, and the reference's two files."""
     model = load_base_model(
-        "tiny", seed=0, template="chat", max_length=256, cache_dir=tmp_path / "cache"
+        "tiny", seed=0, template="chat", max_length=256, cache_dir=here / "cache"
     )
-    model.save(tmp_path / "model")
-    Path("bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    model.save(here / "model")
+    Path("bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(
         [
             "evaluate",
             "model.path=model",
-            "suite=rewardbench",
+            f"suite={benchmark}",
             "suite.path=bench.jsonl",
             "out=result.json",
-            f"cache_dir={tmp_path / 'cache'}",
+            f"cache_dir={here / 'cache'}",
         ]
     )
-    shown = capsys.readouterr().out
-    assert "RewardBench (ODC-BY" in shown
-    assert "10 of 358, partial" in shown
-    result = json.loads(Path("result.json").read_text())
-    reference = json.loads(Path("results/eval-set/model.json").read_text())
-    by_row = json.loads(Path("results/eval-set-scores/model.json").read_text())
-    found = {
-        "metrics": result["metrics"],
-        "figures": {f["name"]: [f["estimate"], f["low"], f["high"]] for f in result["figures"]},
-        "reference": {k: v for k, v in reference.items() if isinstance(v, float)},
-        "scores_chosen": by_row["scores_chosen"],
-        "scores_rejected": by_row["scores_rejected"],
-    }
+    folder = Path("results") / f"{benchmark}-partial"
+    files = (Path("result.json"), folder / "eval-set/model.json")
+    paths = (*files, folder / "eval-set-scores/model.json")
+    result, reference, by_row = (json.loads(path.read_text()) for path in paths)
+    return result, reference, by_row
+
+
+def compare(benchmark: str, found: dict[str, Any]) -> None:
+    """Equal to the golden file, to 1e-5."""
+    path = Path(__file__).with_name(f"golden_{benchmark}.json")
     if os.environ.get("RMEXP_WRITE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
-    golden = json.loads(GOLDEN.read_text())
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    golden = json.loads(path.read_text())
     assert found.keys() == golden.keys()
     for part, numbers in golden.items():
         if isinstance(numbers, list):
@@ -88,8 +56,60 @@ def test_the_command_gives_the_golden_numbers(
         assert found[part].keys() == numbers.keys()
         for name, value in numbers.items():
             assert found[part][name] == pytest.approx(value, abs=1e-5), name
-    assert len(golden["reference"]) == 23
+
+
+def numbers(result: Any, reference: Any) -> dict[str, Any]:
+    """What both benchmarks write."""
+    return {
+        "metrics": result["metrics"],
+        "figures": {f["name"]: [f["estimate"], f["low"], f["high"]] for f in result["figures"]},
+        "reference": {k: v for k, v in reference.items() if isinstance(v, float)},
+    }
+
+
+def test_rewardbench_1_gives_the_golden_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = rewardbench_rows()
+    result, reference, by_row = evaluate(tmp_path, "rewardbench", rows)
+    shown = capsys.readouterr().out
+    assert "RewardBench (ODC-BY" in shown
+    assert "10 of 358, partial" in shown
+    found = numbers(result, reference)
+    sides = {side: by_row[side] for side in ("scores_chosen", "scores_rejected")}
+    compare("rewardbench", {**found, **sides})
+    assert len(found["reference"]) == 23
     assert by_row["results"] == [
         int(c > r) for c, r in zip(by_row["scores_chosen"], by_row["scores_rejected"], strict=True)
     ]
-    assert by_row["text_chosen"][0][-1] == {"role": "assistant", "content": rows()[0]["chosen"]}
+    assert by_row["text_chosen"][0][-1] == {"role": "assistant", "content": rows[0]["chosen"]}
+
+
+def test_rewardbench_2_gives_the_golden_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = rewardbench2_rows()
+    result, reference, by_row = evaluate(tmp_path, "rewardbench2", rows)
+    shown = capsys.readouterr().out
+    assert "RewardBench 2 (ODC-BY" in shown
+    assert "3 of 475, partial" in shown
+    assert "6 of 102, partial" in shown
+    found = numbers(result, reference)
+    flat = [score for scores in by_row["scores"] for score in scores]
+    compare("rewardbench2", {**found, "scores": flat})
+    # The figures are those of the rules, from the scores that were written.
+    assert found["reference"].keys() == SUBSETS.keys()
+    tie_rows = []
+    of_subset: dict[str, list[float]] = {}
+    for row, scores, number in zip(rows, by_row["scores"], by_row["results"], strict=True):
+        right = row["num_correct"]
+        assert number == best_of_n_score(scores[:right], scores[right:])
+        of_subset.setdefault(row["subset"], []).append(number)
+        if row["subset"] == TIES:
+            tie_rows.append((row["id"], scores, right))
+    expected = {name: sum(own) / len(own) for name, own in of_subset.items()}
+    expected[TIES] = ties_score(tie_rows) or 0.0
+    assert found["reference"] == pytest.approx(expected)
+    assert found["metrics"]["overall"] == pytest.approx(sum(expected.values()) / 6)

@@ -144,6 +144,7 @@ def test_a_tie_is_wrong():
     assert result.subsets == {"donotanswer": 0.5}
     assert result.sections == {"Safety": 0.5}
     assert result.reference_rows()["results"] == [1, 0, 0, 1]
+    assert (result.ties, result.metrics()["ties"]) == (1, 1.0)
 
 
 def test_nan_names_its_row():
@@ -174,6 +175,11 @@ def test_intervals_resample_within_subsets():
     assert interval.low == pytest.approx(interval.estimate - half, abs=0.02)
     assert interval.high == pytest.approx(interval.estimate + half, abs=0.02)
     assert result.metrics()["Reasoning_low"] == interval.low
+    # Each subset has one too: half of 100 rows, and Wilson's where all ten are right.
+    math_prm = result.intervals["math-prm"]
+    assert math_prm.low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.02)
+    assert math_prm.high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.02)
+    assert result.metrics()["hep-go_low"] == pytest.approx(10 / (10 + 1.96**2), abs=1e-3)
 
 
 def test_a_complete_set_is_not_partial():
@@ -252,14 +258,14 @@ def test_reference_files(tmp_path):
     rows = [row(7, "b", "a", "hep-go"), row(8, "a", "b", "hep-js")]
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
     first, second = write_result_files(result, tmp_path, model="org/name")
-    assert first == tmp_path / "eval-set" / "org" / "name.json"
+    assert first == tmp_path / "rewardbench-partial" / "eval-set" / "org" / "name.json"
     # The whole file, as the reference's json.dumps(..., indent=4, sort_keys=True) leaves it.
     assert first.read_text() == (
         '{\n    "chat_template": "tokenizer",\n    "hep-go": 1.0,\n    "hep-js": 0.0,\n'
         '    "model": "org/name",\n    "model_type": "Seq. Classifier"\n}'
     )
     scores = json.loads(second.read_text())
-    assert second == tmp_path / "eval-set-scores" / "org" / "name.json"
+    assert second == tmp_path / "rewardbench-partial" / "eval-set-scores" / "org" / "name.json"
     assert scores["id"] == [7, 8]
     assert scores["scores_chosen"] == [1.0, 0.0]
     assert scores["scores_rejected"] == [0.0, 1.0]
@@ -278,7 +284,7 @@ def test_the_prior_sets_have_files_of_their_own(tmp_path):
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows)
     written = write_result_files(result, tmp_path, model="m")
     folders = ["eval-set", "eval-set-scores", "pref-sets", "pref-sets-scores"]
-    assert written == [tmp_path / folder / "m.json" for folder in folders]
+    assert written == [tmp_path / "rewardbench-partial" / folder / "m.json" for folder in folders]
     found = [json.loads(path.read_text()) for path in written]
     words = {"model", "model_type", "chat_template"}
     assert found[0].keys() == words | {"hep-go"}
@@ -287,23 +293,61 @@ def test_the_prior_sets_have_files_of_their_own(tmp_path):
     assert found[3]["results"] == [0, 1]
 
 
+def test_the_files_of_a_whole_set_lie_apart_from_those_of_a_part(tmp_path):
+    counts = {s: n for weights in SECTIONS.values() for s, n in weights.items()}
+    counts["math-prm"] = 447
+    rows = [row(i, "b", "a", s) for s, n in counts.items() for i in range(n)]
+    assert len(rows) == 2985
+    prior = [row(9000, "b", "a", "shp")]
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows + prior)
+    written = write_result_files(result, tmp_path, model="m")
+    assert [str(path.relative_to(tmp_path)) for path in written] == [
+        "rewardbench/eval-set/m.json",
+        "rewardbench/eval-set-scores/m.json",
+        "rewardbench-partial/pref-sets/m.json",
+        "rewardbench-partial/pref-sets-scores/m.json",
+    ]
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), rows[1:])
+    written = write_result_files(result, tmp_path, model="m")
+    assert written[0] == tmp_path / "rewardbench-partial" / "eval-set" / "m.json"
+
+
 @pytest.mark.parametrize(
     ("model", "file"),
     [
         ("name", "name.json"),
-        ("/tmp/run/model", "model.json"),
-        ("../other/model", "model.json"),
-        ("a/b/c", "c.json"),
+        ("owner/name", "owner/name.json"),
+        ("here/model", "here-model.json"),  # a folder here
+        ("/tmp/run/model", "tmp-run-model.json"),
+        ("here/../here/model", "here-model.json"),
+        ("a/b/c", "a-b-c.json"),
     ],
 )
-def test_a_model_folder_does_not_lead_the_files_elsewhere(tmp_path, model, file):
+def test_a_model_folder_is_named_by_its_path_and_leads_nowhere_else(
+    tmp_path, monkeypatch, model, file
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "model").mkdir(parents=True)
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
     first, _ = write_result_files(result, tmp_path, model=model)
-    assert first == tmp_path / "eval-set" / file
+    assert first == tmp_path / "rewardbench-partial" / "eval-set" / file
     assert json.loads(first.read_text())["model"] == model
 
 
-def test_a_model_without_a_name(tmp_path):
+def test_another_models_files_are_not_replaced(tmp_path):
+    result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
+    first, _ = write_result_files(result, tmp_path, model="one", name="same")
+    assert write_result_files(result, tmp_path, model="one", name="same")[0] == first
+    with pytest.raises(UserError, match=r"same.json: holds the figures of another model, one"):
+        write_result_files(result, tmp_path, model="two", name="same")
+    assert json.loads(first.read_text())["model"] == "one"
+    first.write_text("{}")
+    with pytest.raises(UserError, match=r"same.json: is there already and is no result file"):
+        write_result_files(result, tmp_path, model="one", name="same")
+
+
+@pytest.mark.parametrize("model", ["", "/"])
+def test_a_model_without_a_name(tmp_path, model):
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
     with pytest.raises(UserError, match="cannot name"):
-        write_result_files(result, tmp_path, model="..")
+        write_result_files(result, tmp_path, model=model)

@@ -186,6 +186,8 @@ def test_overall_is_the_plain_mean_of_six():
     assert result.intervals["Factuality"].low == 0.5
     assert result.partial == tuple(SUBSETS)
     assert result.longest["Math"] == 0.25  # all texts are one character long
+    # Rows 2, 5 and 6: several options share the highest score; Ties has a rule of its own.
+    assert (result.equal_best, result.metrics()["equal_best"]) == (3, 3.0)
 
 
 @pytest.mark.parametrize("missing", ["Math", "Ties"])
@@ -212,13 +214,15 @@ def test_nan_names_its_row():
 def test_reference_files(tmp_path):
     result = evaluate_rewardbench2(Number(), whole())
     first, second = write_result_files(result, tmp_path, model="m", chat_template="plain")
+    assert first == tmp_path / "rewardbench2-partial" / "eval-set" / "m.json"
     found = json.loads(first.read_text())
     assert list(found) == sorted([*SUBSETS, "model", "model_type", "chat_template"])
     assert found["Factuality"] == 0.75
     scores = json.loads(second.read_text())
     assert scores["scores"][0] == [4.0, 1.0, 2.0, 3.0]
     assert scores["results"][:2] == [1.0, 0.5]
-    assert scores["results"][-1] is None
+    # As the reference leaves it in a row of Ties: two of the options share the highest score.
+    assert scores["results"][-1] == 0.5
     assert scores["num_correct"][-1] == 2
     assert scores["text"][1][1][-1] == {"role": "assistant", "content": "4"}
 

@@ -11,11 +11,17 @@ from plain_scorer import ChanceScorer, LengthScorer
 from rmexp.errors import UserError
 from rmexp.evaluation import suites
 from rmexp.evaluation.compare import compare
-from rmexp.evaluation.rewardbench import SECTIONS
+from rmexp.evaluation.rewardbench import PRIOR_SETS, SECTIONS, RewardBenchResult
 from rmexp.evaluation.rewardbench2 import SUBSETS
 from rmexp.evaluation.sets import evaluate_set, pairs_set, read_set
 from rmexp.preferences import Pair, prompt_from_text
-from rmexp.views.evaluation import comparison_notes, comparison_picture, comparison_table
+from rmexp.views.evaluation import (
+    comparison_notes,
+    comparison_picture,
+    comparison_table,
+    evaluation_picture,
+    heading,
+)
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -78,17 +84,28 @@ def test_rewardbench_from_a_file(bench: str) -> None:
 def test_the_prior_sets_join(bench: str, tmp_path: Path) -> None:
     prior = [
         {"prompt": f"p {s} {i}", "chosen": "long", "rejected": "x", "subset": s, "id": f"{s}{i}"}
-        for s in ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+        for s in PRIOR_SETS
         for i in range(2)
     ]
     path = write(tmp_path / "prior.jsonl", prior)
     alone = evaluate_set(LengthScorer(), read_set("prior_sets", path))
-    assert [f.name for f in alone.figures] == ["Prior"]
+    assert [f.name for f in alone.figures] == ["Prior", *PRIOR_SETS]
+    some = evaluate_set(
+        LengthScorer(), read_set("prior_sets", write(tmp_path / "s.jsonl", prior[4:]))
+    )
+    assert [f.name for f in some.figures] == ["shp", "summarize"]
+    assert some.figures[0].to_plain()["partial"] == [2, 1741]
+    assert some.metrics["shp_high"] == 1.0
     joined = evaluate_set(LengthScorer(), read_set("rewardbench", bench, prior=path))
     assert joined.metrics["Prior"] == 1.0
     overall = next(f for f in joined.figures if f.name == "overall")
     assert overall.estimate == pytest.approx(joined.metrics["overall"])
     assert sum(part.weight for part in overall.parts) == pytest.approx(1.0)
+    # 8 of the 17,154 rows of the prior sets, 69 of RewardBench's own 2,985.
+    partial = {f.name: f.to_plain()["partial"] for f in joined.figures}
+    assert (partial["Prior"], partial["overall"]) == ([8, 17154], [77, 20139])
+    assert isinstance(joined.detail, RewardBenchResult)
+    assert joined.detail.partial == (*SECTIONS, "Prior")
 
 
 def test_rewardbench2_from_a_file(bench2: str) -> None:
@@ -126,6 +143,28 @@ def test_a_sample_is_partial_and_keeps_its_order(shared_data: Path) -> None:
     assert all(partial.values())
     assert not any(f.partial for f in evaluate_set(ChanceScorer(), whole).figures)
     assert some.fingerprint != whole.fingerprint
+    assert "50 rows, a random sample of 419" in heading(result)
+    assert result.to_plain()["sample_of"] == 419
+
+
+def test_a_sample_of_a_set_without_published_sizes_is_partial_too(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{i}", "chosen": "yes" * (i + 1), "rejected": "no", "category": "ab"[i % 2]}
+        for i in range(20)
+    ]
+    path = write(tmp_path / "mine.jsonl", rows)
+    whole = read_set("file", path, name="Mine", licence="MIT")
+    assert not any(f.partial for f in evaluate_set(LengthScorer(), whole).figures)
+    assert evaluate_set(LengthScorer(), whole).to_plain()["sample_of"] is None
+    result = evaluate_set(LengthScorer(), whole.sample(12).sample(6))
+    assert result.to_plain()["sample_of"] == 20
+    figures = {f.name: f.of_published for f in result.figures}
+    assert figures["accuracy"] == (6, 20)
+    assert all(of == 10 for name, (_, of) in figures.items() if name != "accuracy")
+    assert heading(result) == "Mine (MIT): 6 rows, a random sample of 20"
+    page = evaluation_picture("m", result)
+    assert "6 rows, a random sample of 20" in page
+    assert "6 of 20, partial" in page
 
 
 def test_a_file_with_styles(tmp_path: Path) -> None:
@@ -226,7 +265,11 @@ def test_published_figures_stand_beside_rewardbench_only_and_are_marked(bench: s
     assert "chance [x]" in text
     assert "15 of 740, partial" in text
     assert any("not measured here" in note for note in comparison_notes(found))
+    assert text.count("whole set") == 12  # three published models, four sections
     page = comparison_picture(found)
+    assert "(published, whole set)" in page
+    assert page.count("15 of 740, partial") == 1
+    assert '"symbol":["circle-open"' in page
     assert "a&lt;b&gt;" in page
     assert "<h1>RewardBench: a&lt;b&gt;, chance [x]</h1>" in page
     assert "(published)" in page

@@ -122,7 +122,9 @@ def test_repeated_ids(tmp_path):
         read_pairs_suite(path, name="mine", licence="CC0")
 
 
-@pytest.mark.parametrize("name", ["RewardBench", "reward-bench 2", "My Reward Bench"])
+@pytest.mark.parametrize(
+    "name", ["RewardBench", "reward-bench 2", "My Reward Bench", "Reward_Bench", "reward.bench"]
+)
 def test_never_called_rewardbench(tmp_path, name):
     path = write(tmp_path / "mine.jsonl", [{"prompt": "x", "chosen": "a", "rejected": "b"}])
     with pytest.raises(UserError, match="no RewardBench figure"):

@@ -44,6 +44,35 @@ def reward_model(path: Path, kind: str = "full", name: Any = "auto", **options: 
     return RewardModel(classifier, template, base=str(path))
 
 
+def test_scoring_counts_the_texts_that_it_cuts(tiny: Path):
+    made = reward_model(tiny)
+    made.template = TextTemplate(
+        made.classifier.tokenizer, name="plain", max_length=40, causal=True
+    )
+    made.score(["q", "q", "q" * 60, "q"], ["yes", "yes", "no", "n" * 60])
+    assert made.how_scored == {
+        "template": "plain",
+        "max_length": 40,
+        "precision": "32",
+        "texts": 3,  # each once
+        "texts_cut": 2,
+        "responses_cut": 1,
+    }
+    made.score(["q"], ["yes"])
+    assert made.how_scored["texts_cut"] == 0
+
+
+def test_no_more_tokens_are_read_than_the_model_has_positions_for(
+    tiny_encoder: Path, tmp_path: Path
+):
+    folder = reward_model(tiny_encoder).save(tmp_path / "model")
+    limit = reward_model(tiny_encoder).classifier.longest
+    assert limit is not None
+    assert load_reward_model(folder, max_length=limit).template.max_length == limit
+    with pytest.raises(UserError, match=f"max_length={limit + 1}: .* positions for {limit} tokens"):
+        load_reward_model(folder, max_length=limit + 1)
+
+
 @pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
 @pytest.mark.parametrize("kind", ["full", "lora", "head_only", "last_k"])
 def test_a_saved_folder_gives_equal_scores_everywhere(

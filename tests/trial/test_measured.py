@@ -222,6 +222,12 @@ def test_what_a_trials_model_has_seen_of_another_set(plain: dict, tmp_path: Path
         ({"suites": {"mine": {"kind": "pairs"}}}, "other than pairs"),
         ({"suites": {"base": {"kind": "rewardbench"}}}, "'base' names other metrics"),
         ({"suites": {"mine": {"kind": "file", "path": "x"}}}, "needs suite.name"),
+        (
+            {"suites": {"rewardbench": {"kind": "hh"}}},
+            "'rewardbench' is no name for a set of kind hh",
+        ),
+        ({"suites": {"Reward_Bench": {"kind": "hh"}}}, "is no name for a set of kind hh"),
+        ({"suites": {"rewardbench2": {"kind": "rewardbench"}}}, "of kind rewardbench, whose"),
         ({"suites": {"mine": {"kind": "hh", "styles": ["a"]}}}, "for suite.kind=file"),
         ({"suites": {"mine": {"kind": "hh", "prior": "hub"}}}, "suite.prior"),
     ],

@@ -72,6 +72,16 @@ def test_the_command_adds_a_column_of_the_models_own_scores(
     said = capsys.readouterr()
     assert "3 scores" in said.out
     assert "score: 2 of 2" in said.err  # distinct texts
+    assert "warning" not in said.err
+
+
+def test_texts_that_are_cut_are_told(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, {"id": 10, "prompt": "Hi", "response": "word " * 60}]
+    source = written(tmp_path / "in.jsonl", rows)
+    cli.main(["score", f"model.path={saved}", f"in={source}", f"out={tmp_path / 'out.jsonl'}"])
+    assert "warning: 1 of 3 texts are longer than 64 tokens and were cut" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -79,8 +89,9 @@ def test_the_command_adds_a_column_of_the_models_own_scores(
 def test_a_pair_gets_a_score_a_side(names: tuple[str, str], suffix: str, tmp_path: Path) -> None:
     rows = [{"prompt": "q", names[0]: "x" * 100, names[1]: "x" * 300}]
     out = tmp_path / f"out.{suffix}"
-    scores = score_file(options(written(tmp_path / "in.jsonl", rows), out))
-    assert scores.tolist() == [1.0, 3.0]
+    found_scores = score_file(options(written(tmp_path / "in.jsonl", rows), out))
+    assert found_scores.scores.tolist() == [1.0, 3.0]
+    assert found_scores.how is None
     columns = [f"score_{n.removeprefix('response_')}" for n in names]
     found = (
         pyarrow.parquet.read_table(out).to_pylist()

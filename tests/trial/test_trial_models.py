@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rmexp.sweep.study import StudyFolder
 from rmexp.trial.evaluate import chosen_data, model_of
 from rmexp.trial.model_card import add_to_card
 from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.reference_files import ReferenceFiles, planned
 from rmexp.trial.schema import DataConfig, SuiteConfig, TrialConfig
 
 STARTER = DataConfig()
@@ -130,3 +132,39 @@ def test_a_pruned_trial_does_not_send_for_a_rerun_that_keeps_no_model(tmp_path: 
     replace(TrialRecord.read(folder), state="pruned").write(folder)
     with pytest.raises(UserError, match=r"was pruned, .*rmexp train with its config"):
         model_of(str(folder))
+
+
+def test_the_reference_files_of_two_trials_and_two_folders_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = StudyFolder(tmp_path / "outputs" / "studies" / "mine")
+    paths = [str(trial(study.trial(number), mine()) / "model") for number in (0, 1)]
+    for name in ("one", "two"):
+        (tmp_path / name / "model").mkdir(parents=True)
+        paths.append(f"{name}/model")
+
+    def files(path: str, kind: str = "rewardbench") -> ReferenceFiles:
+        found = planned("results", kind, path, None, {})
+        assert found is not None
+        return found
+
+    names = [files(path).name for path in paths]
+    assert names == ["mine/0000", "mine/0001", "one-model", "two-model"]
+    # Wherever it is called from, and whichever folder of the trial is named.
+    assert files("outputs/studies/mine/trials/0000").name == "mine/0000"
+    assert [files(path).model for path in paths] == [str(Path(path).resolve()) for path in paths]
+    assert planned("results", "llmbar", paths[0], None, {}) is None
+    assert planned(None, "rewardbench", paths[0], None, {}) is None
+
+    def of_class(sign: int) -> ReferenceFiles | None:
+        return planned("results", "rewardbench", None, "my:Scorer", {"sign": sign})
+
+    file = tmp_path / "results" / "rewardbench" / "eval-set" / "my:Scorer.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"model": 'my:Scorer {"sign": 1}'}))
+    assert of_class(1) is not None
+    with pytest.raises(UserError, match=r'another model, my:Scorer \{"sign": 1\}'):
+        of_class(-1)
+    # The other benchmark's files lie elsewhere.
+    assert planned("results", "rewardbench2", None, "my:Scorer", {"sign": -1}) is not None
