@@ -146,7 +146,7 @@ def evaluate_preferences(
     Args:
         scorer: anything with ``score``.
         pairs: each with a human preference.
-        seed: of the bootstrap. Pairs of one prompt are resampled together.
+        seed: of the bootstrap. Pairs of one group, or else of one prompt, are resampled together.
 
     Raises:
         UserError: no pair, or a pair without a preference, named.
@@ -168,7 +168,7 @@ def evaluate_preferences(
     longer = (np.sign(lengths[0] - lengths[1]) + 1) / 2
     better = longer if longer.mean() >= 0.5 else 1 - longer
     correct = (good > bad).astype(np.float64)
-    groups = [prompt_text(p.prompt) for p in pairs]
+    groups = [p.group or prompt_text(p.prompt) for p in pairs]
     first = np.mean([p.preference == "a" for p in pairs])
     return PreferenceEvaluation(
         ids=tuple(p.id for p in pairs),

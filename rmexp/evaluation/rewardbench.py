@@ -6,7 +6,8 @@ Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling" (a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from rmexp.errors import UserError
 from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.scorer import Scorer, checked_scores
-from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text
+from rmexp.preferences.pair import Prompt, prompt_from_messages, prompt_from_text, prompt_text
 from rmexp.preferences.read import file_rows, hub_rows
 from rmexp.statistics import (
     Calibration,
@@ -67,6 +68,7 @@ _WEIGHTS = {subset: n for section in SECTIONS.values() for subset, n in section.
 _ROWS = {**_WEIGHTS, "math-prm": 447}
 _ANSWER = "xstest-should-respond"
 _SECTION_WEIGHT, _PRIOR_WEIGHT = 2, 1
+_FUNCTION = re.compile(r"`[^`(]*?(\w+)[ =]*\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class RewardBenchResult:
         sections: as :func:`section_scores` gives them.
         figures: the sections and the overall score, with the rows they are made of.
         intervals: of each of them: percentile bootstrap, rows resampled within their subset, so
-            that the weights stay what they are.
+            that the weights stay what they are. What is not independent is drawn together, in all
+            subsets at once: rows of one prompt, and a HumanEval task in its six languages.
         longer: section scores of always preferring the longer response.
         partial: sections that lack rows of the published set.
         length: the accuracy over all rows split by length.
@@ -256,7 +259,9 @@ def evaluate_rewardbench(
     subsets = accuracies(chosen > rejected)
     counts = {subset: len(at) for subset, at in members.items()}
     sections = section_scores(subsets)
-    figures = _figures(sections, {s: (chosen > rejected)[at] for s, at in members.items()})
+    right = {s: (chosen > rejected)[at] for s, at in members.items()}
+    groups = {s: tuple(_group(rows[i]) for i in at) for s, at in members.items()}
+    figures = _figures(sections, right, groups)
     return RewardBenchResult(
         rows=tuple(rows),
         chosen_scores=chosen,
@@ -289,8 +294,19 @@ def dialogue(prompt: Prompt, response: str) -> list[dict[str, str]]:
     return [{"role": r, "content": c} for r, c in [*turns, ("assistant", response)]]
 
 
+def _group(row: RewardBenchRow) -> Hashable:
+    """What rows that are not independent share: the prompt, or the task that it states."""
+    text = prompt_text(row.prompt)
+    if row.subset.startswith("hep-") and (function := _FUNCTION.search(text)):
+        # HasCloseElements in Go is has_close_elements in Rust.
+        return "hep", function[1].replace("_", "").lower()
+    return text
+
+
 def _figures(
-    sections: Mapping[str, float], right: Mapping[str, NDArray[np.bool_]]
+    sections: Mapping[str, float],
+    right: Mapping[str, NDArray[np.bool_]],
+    groups: Mapping[str, tuple[Hashable, ...]],
 ) -> tuple[Figure, ...]:
     """The sections that are there and the overall score as weighted sums of subsets."""
     weights: dict[str, dict[str, float]] = {}
@@ -313,7 +329,9 @@ def _figures(
     return tuple(
         Figure(
             name,
-            tuple(Part(w, right[s].astype(np.float64)) for s, w in weights[name].items()),
+            tuple(
+                Part(w, right[s].astype(np.float64), groups[s]) for s, w in weights[name].items()
+            ),
             rows.get(name),
         )
         for name in sections

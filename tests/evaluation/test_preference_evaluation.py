@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,19 @@ def test_pairs_of_one_prompt_are_drawn_together():
     assert narrow.estimate == wide.estimate == 0.5
     assert (wide.low, wide.high) == (0.0, 1.0)
     assert narrow.low > 0.2
+
+
+def test_pairs_of_one_group_are_drawn_together_whatever_their_prompts():
+    """Six languages with one task each are no more than the task."""
+    tasks = [pair(i, "yes", "no", "ab"[i % 2]) for i in range(40)]
+    six = [replace(p, prompt=prompt_from_text(f"{p.id} in {n}")) for n in range(6) for p in tasks]
+    apart = evaluate_preferences(ByText(SCORER), six)
+    joined = evaluate_preferences(ByText(SCORER), [replace(p, group=p.id) for p in six])
+    once = evaluate_preferences(ByText(SCORER), tasks)
+    assert joined.accuracy == once.accuracy
+    assert joined.figures[0].interval() == once.figures[0].interval()
+    assert joined.over_length_baseline == once.over_length_baseline
+    assert apart.accuracy.low > once.accuracy.low + 0.05
 
 
 def test_the_seed_holds_the_interval():
