@@ -63,6 +63,10 @@ class RewardBench2Row:
 class RewardBench2Result:
     """Scores of all rows, and what follows from them.
 
+    There is no over- nor under-refusal accuracy: Safety holds prompts to be refused beside prompts
+    to be answered, and no column of the schema says of a row which it is. RewardBench 1 has it by
+    its subsets.
+
     Attributes:
         rows: ``[rows]``.
         scores: ``[rows]``, each ``[options]``.
