@@ -115,7 +115,7 @@ class PreferenceEvaluation:
             "over_refusal_accuracy": self.over_refusal[0],
             "under_refusal_accuracy": self.under_refusal[0],
             **(self.style.metrics() if self.style else {}),
-            **{f"accuracy_{kind}": value for kind, (value, _) in self.by_kind.items() if kind},
+            **{f"kind/{name}": value for name, (value, _) in self.by_kind.items() if name},
             **{f"category/{name}": value for name, (value, _) in self.by_category.items() if name},
         }
         return {name: float(v) for name, v in numbers.items() if not math.isnan(v)}

@@ -219,6 +219,20 @@ class TrackerConfig(Section):
     )
 
 
+# What the names of other metrics begin with.
+_TAKEN = {
+    "base",
+    "category",
+    "guards",
+    "kind",
+    "labels",
+    "ratings",
+    "test",
+    "train",
+    "validation",
+}
+
+
 class SuiteConfig(Section):
     """A set of judged responses to score."""
 
@@ -309,7 +323,7 @@ class EvaluationConfig(Section):
         for name, suite in value.items():
             if suite.kind == "pairs":
                 raise ValueError(f"evaluation.suites.{name}: needs a kind other than pairs")
-            if name in ("validation", "test", "train", "labels", "ratings", "guards", "base"):
+            if name in _TAKEN:
                 raise ValueError(f"evaluation.suites: '{name}' names other metrics; use another")
         return value
 

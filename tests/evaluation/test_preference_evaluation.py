@@ -63,7 +63,7 @@ def test_by_hand():
     assert numbers["over_length_baseline_low"] <= -0.2 <= numbers["over_length_baseline_high"]
     assert numbers["over_refusal_accuracy"] == 1.0
     assert numbers["under_refusal_accuracy"] == 0.0
-    assert numbers["accuracy_looks_dangerous"] == 1.0
+    assert numbers["kind/looks_dangerous"] == 1.0
     assert numbers["category/x"] == 0.5
     assert numbers["accuracy_where_shorter_preferred"] == pytest.approx(0.0)
     assert numbers["loss"] == pytest.approx(np.logaddexp(0, [-1, 1, 1, 0, -1]).mean())
@@ -201,3 +201,10 @@ def test_an_objective_over_the_metrics():
     numbers = evaluate_preferences(ByText(SCORER), PAIRS).metrics()
     formula = "over_refusal_accuracy - 0.5*max(0, 0.75 - 'category/x')"
     assert evaluate_objective(formula, numbers) == pytest.approx(1 - 0.5 * 0.25)
+
+
+def test_a_kind_of_any_name_leaves_the_other_numbers_alone():
+    plain = evaluate_preferences(ByText(SCORER), [replace(p, kind="") for p in PAIRS]).metrics()
+    for name in ("low", "high", "where_longer_preferred", "style_with"):
+        named = evaluate_preferences(ByText(SCORER), [replace(p, kind=name) for p in PAIRS])
+        assert named.metrics() == {**plain, f"kind/{name}": plain["accuracy"]}

@@ -221,6 +221,7 @@ def test_what_a_trials_model_has_seen_of_another_set(plain: dict, tmp_path: Path
         ({"suites": {"mine": {"kind": "llmbar", "path": "/nowhere"}}}, "/nowhere"),
         ({"suites": {"mine": {"kind": "pairs"}}}, "other than pairs"),
         ({"suites": {"base": {"kind": "rewardbench"}}}, "'base' names other metrics"),
+        ({"suites": {"kind": {"kind": "rewardbench"}}}, "'kind' names other metrics"),
         ({"suites": {"mine": {"kind": "file", "path": "x"}}}, "needs suite.name"),
         ({"suites": {"mine": {"kind": "hh", "styles": ["a"]}}}, "for suite.kind=file"),
         ({"suites": {"mine": {"kind": "hh", "prior": "hub"}}}, "suite.prior"),
@@ -248,7 +249,7 @@ def test_names_of_metrics() -> None:
     }
     known = known_metrics(results)
     assert known["accuracy"] == 1.0
-    assert known["one/accuracy"] == known["accuracy_odd"] == 0.0
+    assert known["one/accuracy"] == known["kind/odd"] == 0.0
     assert guard_violations(["accuracy >= 0.5"], known) == {"guards/accuracy >= 0.5": -0.5}
 
 
