@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rmexp.errors import UserError
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
-from rmexp.trial.early import check_device
+from rmexp.trial.early import check_device, check_fetched
 from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.measured import (
     base_result,
@@ -169,6 +169,7 @@ def _run(trial: RunningTrial, report: Report | None) -> None:
         rules = assembly.rule_set(config)
         splits = read_and_note(trial, rules)
         sets = evaluation_sets(config, splits)
+        check_fetched(config, sets)
     with trial.step("contamination"):
         note_contamination(trial, splits, sets)
     base = None
