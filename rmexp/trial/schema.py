@@ -298,8 +298,8 @@ class EvaluationConfig(Section):
     )
     every_epoch: bool = Field(
         True,
-        description="measure after each epoch, for pruning and curves; the suites only where the "
-        "objective looks at them",
+        description="measure after each epoch, for pruning, curves and the drift of scores; the "
+        "suites only where the objective looks at them",
     )
     test: bool = Field(
         False, description="also measure on the test pairs; a search must not, a single run may"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmexp.backbone.options import PeftOptions
+from rmexp.evaluation.distribution import score_drift
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
@@ -33,6 +34,7 @@ from rmexp.trial.measured import (
     InTraining,
     contamination_report,
     drift_from,
+    epoch_drift,
     guard_violations,
     measure,
     scoring_device,
@@ -238,6 +240,8 @@ def train(
             row |= drift | {n: v for n, v in found.items() if n in wanted}
             wanted = set()  # what is unknown now is a mistake, to be told before more epochs
         trial.history.append(row)
+        if moved := epoch_drift(row):
+            trial.report["drift_between_epochs"] = moved
         trial.tracker.log(
             {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch
         )
@@ -279,6 +283,7 @@ def train(
         cache_dir=Path(config.cache_dir),
         report=after_epoch,
         begun=begun,
+        drift=lambda earlier, later: score_drift(earlier, later).metrics(),
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         sharded_checkpoints=config.trainer.sharded_checkpoints,

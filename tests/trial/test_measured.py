@@ -7,6 +7,7 @@ import pytest
 from plain_scorer import LengthScorer
 
 from rmexp.errors import UserError
+from rmexp.evaluation.distribution import SCORE_DRIFT
 from rmexp.evaluation.sets import evaluate_set, pairs_set
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.trial import measured
@@ -209,6 +210,26 @@ def test_an_objective_over_a_suite_is_known_after_each_epoch(plain: dict, tmp_pa
     rows = [row["mine/score_shift"] for row in whole.history]
     assert rows[0] == pytest.approx(record.history[0]["mine/score_shift"], abs=0.5)
     assert all(-1 <= row["validation/score_rank_correlation"] <= 1 for row in whole.history)
+
+
+def test_the_drift_between_epochs_is_in_every_result(plain: dict, tmp_path: Path) -> None:
+    """Of the validation scores, without an objective that looks at the base or at a suite."""
+    plain |= {"epochs": 3, "learning_rate": 0.01}
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "complete", record.reason
+    names = [f"validation/{name}" for name in SCORE_DRIFT]
+    first, *later = record.history
+    assert not first.keys() & set(names)
+    assert all(row.keys() >= set(names) for row in later)
+    last = {name: later[-1][f"validation/{name}"] for name in SCORE_DRIFT}
+    assert record.report["drift_between_epochs"] == {"validation": last}
+    assert last["score_distance"] > 0
+    moved = later[-1]["validation/reward_mean"] - later[-2]["validation/reward_mean"]
+    assert last["score_shift"] == pytest.approx(moved / later[-2]["validation/reward_std"])
+
+    plain["evaluation"]["every_epoch"] = False
+    unmeasured = run_trial(trial_config(plain), directory=tmp_path / "u")
+    assert "drift_between_epochs" not in unmeasured.report
 
 
 def test_measuring_between_epochs_does_not_move_training(plain: dict, tmp_path: Path) -> None:
