@@ -196,6 +196,8 @@ def test_sweep_best_rerun_evaluate(tmp_path: Path, quick: list[str]) -> None:
     comparison = json.loads((tmp_path / "comparison.json").read_text())
     assert comparison["results"][f"walk:{best['trial']}"]["metrics"] == result["metrics"]
     (change,) = comparison["differences"].values()
+    assert comparison["contamination"].keys() == comparison["results"].keys()
+    assert "contamination: 0 of 14 prompts overlap" in compared.stdout
     # The same model twice: 14 pairs without a difference.
     assert change["accuracy"]["estimate"] == 0.0
     assert change["accuracy"]["high"] == pytest.approx(3.841459 / 17.841459, abs=1e-6)

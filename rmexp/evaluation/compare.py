@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rmexp.errors import UserError
@@ -25,6 +25,8 @@ class Comparison:
         differences: other model to figure to (other minus first), paired over rows.
         drift: other model to how its scores have moved from the first's.
         published: published model to figure; for RewardBench only, not measured here.
+        read_as: model to how it read the texts: template, max_length and precision, where known.
+        contamination: model to what it has seen of the set in training, where that is known.
     """
 
     of: EvaluationSet
@@ -32,6 +34,8 @@ class Comparison:
     differences: dict[str, dict[str, Interval]]
     drift: dict[str, ScoreDrift]
     published: dict[str, dict[str, float]]
+    read_as: dict[str, dict[str, Any]] = field(default_factory=dict)
+    contamination: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -54,6 +58,8 @@ class Comparison:
             },
             "drift": {name: drift.metrics() for name, drift in self.drift.items()},
             "published": self.published,
+            "read_as": self.read_as,
+            "contamination": self.contamination,
         }
 
 
@@ -69,17 +75,38 @@ def compare(scorers: Mapping[str, Scorer], of: EvaluationSet, *, seed: int = 0) 
         UserError: fewer than two models, or no row.
         ScoreError: a score that is no finite number, naming its row.
     """
-    if len(scorers) < 2:
-        raise UserError(f"compare: two models or more are needed, got {len(scorers)}")
+    _two_or_more(len(scorers))
     results = {name: evaluate_set(scorer, of, seed=seed) for name, scorer in scorers.items()}
+    return compare_results(results, of, seed=seed)
+
+
+def compare_results(
+    results: Mapping[str, SetResult], of: EvaluationSet, *, seed: int = 0
+) -> Comparison:
+    """The same from results on the set, for models that do not fit into memory side by side.
+
+    Args:
+        results: of two models or more, by name.
+        of: the set.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: fewer than two models.
+    """
+    _two_or_more(len(results))
     (_, first), *others = results.items()
     return Comparison(
         of,
-        results,
+        dict(results),
         differences={name: _differences(first, other, seed) for name, other in others},
         drift={name: score_drift(first.scores, other.scores) for name, other in others},
         published=PUBLISHED.get(of.kind, {}),
     )
+
+
+def _two_or_more(models: int) -> None:
+    if models < 2:
+        raise UserError(f"compare: two models or more are needed, got {models}")
 
 
 def _differences(first: SetResult, other: SetResult, seed: int) -> dict[str, Interval]:

@@ -1,8 +1,10 @@
 """Contamination: evaluation prompts that the training prompts hold, whole or in part.
 
-Exact means equal but for case, punctuation and spaces. Overlap is the share of a prompt's words
-that lie in runs of n words which some training prompt has too; runs of 8 and half of the words are
-what Lambert et al. (Tulu 3, arXiv 2411.15124) count as contaminated.
+Exact means equal but for case, punctuation and spaces, to a training prompt or to one of its user
+turns. System messages are not compared: one that all prompts share would make all of them alike.
+Overlap is the share of a prompt's words that lie in runs of n words which some training prompt has
+too; runs of 8 and half of the words are what Lambert et al. (Tulu 3, arXiv 2411.15124) count as
+contaminated.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class Contamination:
     """Which evaluation prompts the training prompts hold.
 
     Attributes:
-        exact: ``[prompts]``, whether the whole prompt stands in training.
+        exact: ``[prompts]``, whether the whole prompt is a training prompt, or a user turn of one.
         overlap: ``[prompts]``, share of its words in shared runs of n words, in [0, 1].
         source: ``[prompts]``, place of a training prompt that shares; -1 without one.
         n: words in a run.
@@ -98,6 +100,10 @@ def contamination(
     whole: dict[bytes, int] = {}
     for place, words in enumerate(train):
         whole.setdefault(words.tobytes(), place)
+    for place, prompt in enumerate(training):
+        for turn in prompt:
+            if turn.role == "user":
+                whole.setdefault(_words((turn,), index).tobytes(), place)
     runs = [_runs(words, n) for words in train]
     every = np.concatenate([*runs, np.empty(0, np.uint64)])
     owner = np.repeat(np.arange(len(train)), [len(r) for r in runs])
@@ -125,8 +131,8 @@ def contamination(
 
 
 def _words(prompt: Prompt, index: dict[str, int]) -> NDArray[np.int64]:
-    """Numbers of the words, without who said them."""
-    text = " ".join(message.content for message in prompt).lower()
+    """Numbers of the words that user and assistant said, without who said them."""
+    text = " ".join(m.content for m in prompt if m.role != "system").lower()
     return np.array([index.setdefault(w, len(index)) for w in _WORD.findall(text)], np.int64)
 
 

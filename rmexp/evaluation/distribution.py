@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rmexp.statistics import rank_correlation
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+# The names of a drift's numbers.
+SCORE_DRIFT = ("score_shift", "score_scale", "score_rank_correlation", "score_distance")
 
 
 def score_quantiles(scores: NDArray[np.floating]) -> dict[str, float]:
@@ -37,13 +39,9 @@ class ScoreDrift:
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers; those that are undefined here are left out."""
-        numbers = {
-            "score_shift": self.shift,
-            "score_scale": self.scale,
-            "score_rank_correlation": self.rank_correlation,
-            "score_distance": self.distance,
-        }
-        return {name: float(v) for name, v in numbers.items() if math.isfinite(v)}
+        numbers = (self.shift, self.scale, self.rank_correlation, self.distance)
+        named = zip(SCORE_DRIFT, numbers, strict=True)
+        return {name: float(v) for name, v in named if math.isfinite(v)}
 
 
 def score_drift(earlier: NDArray[np.floating], later: NDArray[np.floating]) -> ScoreDrift:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmexp.statistics import SHARE, Interval, of_differences, unanimous
-from rmexp.statistics.bootstrap import alike, resampled_means
+from rmexp.statistics.bootstrap import alike, resampled_parts
 
 _Parts = Sequence[tuple[float, NDArray[np.float64], tuple[Hashable, ...] | None]]
 _RESAMPLES = 4000
@@ -22,12 +22,13 @@ _RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that are drawn again among themselves.
+    """Rows that are drawn again among themselves, but for what other parts have of their groups.
 
     Attributes:
         weight: of their mean in the figure.
         values: ``[rows]``.
-        groups: ``[rows]``; rows of one group are drawn together. None: each alone.
+        groups: ``[rows]``; rows of one group are drawn together, in all parts of a figure at once.
+            None: each alone.
     """
 
     weight: float
@@ -65,7 +66,7 @@ class Figure:
         return self.of_published is not None and self.of_published[0] < self.of_published[1]
 
     def interval(self, *, level: float = 0.95, seed: int = 0) -> Interval:
-        """Percentile bootstrap interval, rows resampled within their part.
+        """Percentile bootstrap interval, rows resampled within their part, shared groups in all.
 
         Where all rows agree in every part, that of :func:`~rmexp.statistics.unanimous`.
         """
@@ -112,9 +113,8 @@ def _interval(
             low, high = low + weight * part.low, high + weight * part.high
         return Interval(estimate, low, high, level, unanimous=True)
     generator = np.random.default_rng(seed)
-    total = np.zeros(_RESAMPLES)
-    for weight, values, groups in parts:
-        drawn = resampled_means(values, groups=groups, resamples=_RESAMPLES, generator=generator)
-        total += weight * drawn
+    samples = [(values, groups) for _, values, groups in parts]
+    means = resampled_parts(samples, resamples=_RESAMPLES, generator=generator)
+    total = np.array([weight for weight, _, _ in parts]) @ means
     low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), level)

@@ -82,16 +82,17 @@ def evaluate_objective(expression: str, metrics: Mapping[str, float]) -> float:
 
 
 def constraint_violation(expression: str, metrics: Mapping[str, float]) -> float:
-    """By how much a guard such as ``Chat >= base.Chat - 1`` is violated; 0 or less is feasible.
+    """By how much a guard such as ``Chat >= base.Chat - 0.01`` is violated; 0 or less is feasible.
 
     The number is the lesser side subtracted from the one that must not exceed it, as Optuna's
-    constraints want it.
+    constraints want it. Accuracies and scores of suites are shares: a point is 0.01.
 
     Raises:
         UserError: as :func:`evaluate_objective`, or where there is no comparison.
 
-    >>> constraint_violation("Chat >= base.Chat - 1", {"Chat": 90.0, "base.Chat": 94.0})
-    3.0
+    >>> guard = "Chat >= base.Chat - 0.01"
+    >>> round(constraint_violation(guard, {"Chat": 0.90, "base.Chat": 0.94}), 6)
+    0.03
     """
     return _run(_Parser(expression, "guard").guard(), expression, "guard", metrics)
 
@@ -117,7 +118,7 @@ def check_guard(expression: str, known: Iterable[str] | None = None) -> None:
 def names_in(expression: str) -> tuple[str, ...]:
     """The metrics that an objective or a guard looks at, in order, each once.
 
-    >>> names_in("'Chat Hard' >= base.Chat - 1")
+    >>> names_in("'Chat Hard' >= base.Chat - 0.01")
     ('Chat Hard', 'base.Chat')
     """
     parser = _Parser(expression, "objective")

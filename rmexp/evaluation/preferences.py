@@ -115,7 +115,7 @@ class PreferenceEvaluation:
             "over_refusal_accuracy": self.over_refusal[0],
             "under_refusal_accuracy": self.under_refusal[0],
             **(self.style.metrics() if self.style else {}),
-            **{f"accuracy_{kind}": value for kind, (value, _) in self.by_kind.items() if kind},
+            **{f"kind/{name}": value for name, (value, _) in self.by_kind.items() if name},
             **{f"category/{name}": value for name, (value, _) in self.by_category.items() if name},
         }
         return {name: float(v) for name, v in numbers.items() if not math.isnan(v)}
@@ -146,7 +146,7 @@ def evaluate_preferences(
     Args:
         scorer: anything with ``score``.
         pairs: each with a human preference.
-        seed: of the bootstrap. Pairs of one prompt are resampled together.
+        seed: of the bootstrap. Pairs of one group, or else of one prompt, are resampled together.
 
     Raises:
         UserError: no pair, or a pair without a preference, named.
@@ -168,7 +168,7 @@ def evaluate_preferences(
     longer = (np.sign(lengths[0] - lengths[1]) + 1) / 2
     better = longer if longer.mean() >= 0.5 else 1 - longer
     correct = (good > bad).astype(np.float64)
-    groups = [prompt_text(p.prompt) for p in pairs]
+    groups = [p.group or prompt_text(p.prompt) for p in pairs]
     first = np.mean([p.preference == "a" for p in pairs])
     return PreferenceEvaluation(
         ids=tuple(p.id for p in pairs),

@@ -6,8 +6,9 @@ Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling" (a
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rmexp.evaluation.bench_schema import dialogue, prompt_of, require_columns
 from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.result_files import PARTIAL
 from rmexp.evaluation.scorer import Scorer, checked_scores
-from rmexp.preferences.pair import Prompt
+from rmexp.preferences.pair import Prompt, prompt_text
 from rmexp.preferences.read import file_rows, hub_rows
 from rmexp.statistics import (
     Calibration,
@@ -72,6 +73,7 @@ _ROWS = {**_WEIGHTS, **PRIOR_SETS, "math-prm": 447}
 _PARTS = {**SECTIONS, "Prior": PRIOR_SETS}
 _ANSWER = "xstest-should-respond"
 _SECTION_WEIGHT, _PRIOR_WEIGHT = 2, 1
+_FUNCTION = re.compile(r"`[^`(]*?(\w+)[ =]*\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ class RewardBenchResult:
         sections: as :func:`section_scores` gives them.
         figures: the sections, the overall score and the prior sets, with the rows they are made of.
         intervals: of each of them and of each subset: percentile bootstrap, rows resampled within
-            their subset, so that the weights stay what they are.
+            their subset, so that the weights stay what they are. What is not independent is drawn
+            together, in all subsets at once: rows of one prompt, and a HumanEval task in its six
+            languages.
         longer: section scores of always preferring the longer response.
         partial: sections, and Prior, that lack rows of the published set.
         ties: rows with equal scores, which are wrong.
@@ -269,8 +273,9 @@ def evaluate_rewardbench(
     counts = {subset: len(at) for subset, at in members.items()}
     sections = section_scores(subsets)
     right = {s: (chosen > rejected)[at].astype(np.float64) for s, at in members.items()}
-    figures = _figures(sections, right)
-    of_subsets = (Figure(s, (Part(1.0, values),)) for s, values in right.items())
+    groups = {s: tuple(_group(rows[i]) for i in at) for s, at in members.items()}
+    figures = _figures(sections, right, groups)
+    of_subsets = (Figure(s, (Part(1.0, right[s], groups[s]),)) for s in right)
     return RewardBenchResult(
         rows=tuple(rows),
         chosen_scores=chosen,
@@ -298,8 +303,19 @@ def length_metrics(length: LengthBias) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
+def _group(row: RewardBenchRow) -> Hashable:
+    """What rows that are not independent share: the prompt, or the task that it states."""
+    text = prompt_text(row.prompt)
+    if row.subset.startswith("hep-") and (function := _FUNCTION.search(text)):
+        # HasCloseElements in Go is has_close_elements in Rust.
+        return "hep", function[1].replace("_", "").lower()
+    return text
+
+
 def _figures(
-    sections: Mapping[str, float], values: Mapping[str, NDArray[np.float64]]
+    sections: Mapping[str, float],
+    values: Mapping[str, NDArray[np.float64]],
+    groups: Mapping[str, tuple[Hashable, ...]],
 ) -> tuple[Figure, ...]:
     """The sections that are there and the overall score as weighted sums of subsets; prior sets."""
     weights: dict[str, dict[str, float]] = {}
@@ -319,11 +335,15 @@ def _figures(
     there = [rows[name] for name in weights if name in rows]
     rows["overall"] = (sum(n for n, _ in there), sum(of for _, of in there))
     figures = [
-        Figure(name, tuple(Part(w, values[s]) for s, w in weights[name].items()), rows[name])
+        Figure(
+            name,
+            tuple(Part(w, values[s], groups[s]) for s, w in weights[name].items()),
+            rows[name],
+        )
         for name in sections
     ]
     figures += [
-        Figure(s, (Part(1.0, values[s]),), (len(values[s]), PRIOR_SETS[s]))
+        Figure(s, (Part(1.0, values[s], groups[s]),), (len(values[s]), PRIOR_SETS[s]))
         for s in PRIOR_SETS
         if s in values
     ]

@@ -21,7 +21,7 @@ from rmexp.evaluation.figures import Figure, Part
 from rmexp.evaluation.result_files import PARTIAL
 from rmexp.evaluation.rewardbench import length_metrics
 from rmexp.evaluation.scorer import Scorer, checked_scores
-from rmexp.preferences.pair import Prompt
+from rmexp.preferences.pair import Prompt, prompt_text
 from rmexp.preferences.read import file_rows, hub_rows
 from rmexp.statistics import (
     Calibration,
@@ -66,6 +66,10 @@ class RewardBench2Row:
 class RewardBench2Result:
     """Scores of all rows, and what follows from them.
 
+    There is no over- nor under-refusal accuracy: Safety holds prompts to be refused beside prompts
+    to be answered, and no column of the schema says of a row which it is. RewardBench 1 has it by
+    its subsets.
+
     Attributes:
         rows: ``[rows]``.
         scores: ``[rows]``, each ``[options]``.
@@ -73,7 +77,8 @@ class RewardBench2Result:
         subsets: subset to score; Ties is None where only one kind of row is there.
         overall: mean of the six, or None unless all are there.
         figures: the subsets and the overall score, with the rows they are made of.
-        intervals: percentile bootstrap of each; of ties, N are drawn again, not rows.
+        intervals: percentile bootstrap of each. Rows of one prompt are drawn together; of ties, N
+            are drawn, each with the rows that it has.
         longest: what always preferring the longest option scores in each best-of-n subset.
         partial: subsets that lack rows of the published set.
         equal_best: rows outside Ties whose highest score several options share.
@@ -190,7 +195,7 @@ def ties_score(rows: Iterable[TieRow]) -> float | None:
 
 
 def _tie_parts(rows: Iterable[TieRow]) -> tuple[Part, ...]:
-    """The score as means over N, or over rows of a kind where some N lack the other kind."""
+    """The score as means over the rows of each kind and over the N of both, grouped by N."""
     kinds: dict[str, dict[str, _Tie]] = {"ref": {}, "tied": {}}
     for row_id, scores, num_correct in rows:
         kind, number = _tie_name(row_id)
@@ -198,14 +203,21 @@ def _tie_parts(rows: Iterable[TieRow]) -> tuple[Part, ...]:
             raise ValueError(f"row {row_id} stands twice")
         kinds[kind][number] = _tie(row_id, scores, num_correct)
     ref, tied = kinds["ref"], kinds["tied"]
-    both = sorted(set(ref) & set(tied))
+    both = {n: _both_kinds(ref[n], tied[n]) for n in ref if n in tied}
     if not both:
         return ()
-    together = np.array([_both_kinds(ref[n], tied[n]) for n in both])
-    right = [np.array([float(k[n].accurate) for n in sorted(k)]) for k in (tied, ref)]
-    if len(both) == len(ref) == len(tied):
-        return (Part(1.0, 0.30 * right[0] + 0.30 * right[1] + together),)
-    return (Part(0.30, right[0]), Part(0.30, right[1]), Part(1.0, together))
+    return (
+        _tie_part(0.30, {n: float(row.accurate) for n, row in tied.items()}),
+        _tie_part(0.30, {n: float(row.accurate) for n, row in ref.items()}),
+        # The weights sum to the highest score, so that values are at most 1 in every part.
+        _tie_part(0.41, {n: value / 0.41 for n, value in both.items()}),
+    )
+
+
+def _tie_part(weight: float, values: Mapping[str, float]) -> Part:
+    numbers = sorted(values)
+    groups = tuple((TIES, n) for n in numbers)
+    return Part(weight, np.array([values[n] for n in numbers]), groups)
 
 
 def _tie_name(row_id: str) -> tuple[str, str]:
@@ -285,7 +297,8 @@ def evaluate_rewardbench2(
         members[row.subset].append(place)
     best_of = {s: at for s, at in members.items() if at and s != TIES}
     parts: dict[str, tuple[Part, ...]] = {
-        s: (Part(1.0, row_scores[at]),) for s, at in best_of.items()
+        s: (Part(1.0, row_scores[at], tuple(prompt_text(rows[i].prompt) for i in at)),)
+        for s, at in best_of.items()
     }
     if members[TIES]:
         parts[TIES] = _tie_parts(
@@ -328,7 +341,7 @@ def _figures(
     figures = [Figure(s, p, (counts[s], SUBSETS[s])) for s, p in scored.items()]
     if len(scored) == len(SUBSETS):
         all_parts = tuple(
-            Part(part.weight / len(SUBSETS), part.values) for p in scored.values() for part in p
+            replace(part, weight=part.weight / len(SUBSETS)) for p in scored.values() for part in p
         )
         figures.append(Figure("overall", all_parts, (sum(counts.values()), sum(SUBSETS.values()))))
     return tuple(figures)

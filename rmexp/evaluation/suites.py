@@ -98,7 +98,9 @@ def _humanevalpack_pair(where: str, section: str, row: Mapping[str, Any]) -> Pai
     side = shuffled_side(0, task)
     a, b = (right, wrong) if side == "a" else (wrong, right)
     prompt = prompt_from_text(instruction)
-    return Pair(task, prompt, start + a, start + b, side, category=section)
+    # The six languages have the same tasks: Python/12 is CPP/12.
+    group = f"HumanEval/{task.rpartition('/')[2]}"
+    return Pair(task, prompt, start + a, start + b, side, category=section, group=group)
 
 
 def read_hh(path: Path | str) -> Suite:

@@ -36,6 +36,8 @@ class Pair:
         kind: what the pair shows (starter data: harmful, looks_dangerous, both_refuse,
             both_answer), ``""`` where unknown.
         refusal: which responses refuse (``a``, ``b``, ``both``, ``none``), ``""`` where unknown.
+        group: pairs of one group are not independent, such as one task in several languages; ``""``
+            where only those of one prompt are not.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Pair:
     tags: tuple[str, ...] = ()
     kind: str = ""
     refusal: str = ""
+    group: str = ""
 
     @property
     def chosen(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from rmexp.reward.options import LossOptions, OptimiserOptions
 from rmexp.reward.ranks import StoppedByRankZero
 
 Report = Callable[[int, dict[str, float]], None]
+Drift = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
 
 @dataclass
@@ -81,6 +82,8 @@ class RewardModule(pl.LightningModule):
         optimiser: learning rate, schedule and clipping.
         steps: optimiser steps of the whole run, for the schedule.
         report: called on rank 0 after each epoch with (epoch, metrics); may raise to stop.
+        drift: what to add to ``validation/`` from scores ``[2 * pairs]`` of the validation pairs,
+            chosen first, by the epoch before and by this one.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class RewardModule(pl.LightningModule):
         optimiser: OptimiserOptions,
         steps: int,
         report: Report | None = None,
+        drift: Drift | None = None,
     ) -> None:
         super().__init__()
         self.model = classifier.model
@@ -101,6 +105,8 @@ class RewardModule(pl.LightningModule):
         self.loss_options, self.optimiser_options = loss, optimiser
         self.steps = steps
         self.report = report
+        self.drift = drift
+        self._earlier = np.zeros(0)
         self.history: list[dict[str, float]] = []
         self.tokens_seen = 0
         self.seconds = 0.0
@@ -182,7 +188,7 @@ class RewardModule(pl.LightningModule):
         self.seconds += seconds
         strategy = self.trainer.strategy
         metrics = outcome_metrics(self._training.gather(strategy)[1], "train")
-        metrics |= outcome_metrics(self._validation.gather(strategy)[1], "validation")
+        metrics |= self._validation_metrics(self._validation.gather(strategy)[1])
         norms = torch.stack(self._gradient_norms) if self._gradient_norms else torch.zeros(1)
         tokens, plain_tokens, pairs = self._all_ranks(
             [self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs]
@@ -197,6 +203,15 @@ class RewardModule(pl.LightningModule):
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
         self.history.append(row)
         self._tell(row)
+
+    def _validation_metrics(self, table: np.ndarray) -> dict[str, float]:
+        metrics = outcome_metrics(table, "validation")
+        scores = table[:, 1:3].T.ravel()
+        if self.drift is not None and self._earlier.size:
+            moved = self.drift(self._earlier, scores)
+            metrics |= {f"validation/{name}": value for name, value in moved.items()}
+        self._earlier = scores
+        return metrics
 
     def _tell(self, row: dict[str, Any]) -> None:
         """Report on rank 0; what stops it there stops all ranks."""
@@ -273,6 +288,7 @@ class RewardModule(pl.LightningModule):
             "seconds": self.seconds,
             "epoch_seconds": self._seconds_before + time.perf_counter() - self._began,
             "random_state": torch.get_rng_state(),
+            "validation_scores": torch.from_numpy(self._earlier),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -288,6 +304,8 @@ class RewardModule(pl.LightningModule):
         self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
         self._seconds_before = state["epoch_seconds"]
         self._random_state = state["random_state"]
+        # An older rmexp stored none.
+        self._earlier = state.get("validation_scores", torch.zeros(0)).numpy()
 
     def on_train_start(self) -> None:
         """The adapters' dropout goes on where it was."""

@@ -33,7 +33,7 @@ from rmexp.reward.checkpoint import KeepLast, last_checkpoint, remove_checkpoint
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
-from rmexp.reward.module import Report, RewardModule
+from rmexp.reward.module import Drift, Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
 from rmexp.reward.progress import StepProgress
 from rmexp.reward.ranks import SameRun, rank_environment
@@ -49,7 +49,8 @@ class TrainedModel:
         path: the saved folder, None where saving was not asked for.
         model: the reward model, ready to score (a sharded one only after loading it from path).
         history: one row an epoch: epoch, step, train/* and validation/* (loss, accuracy, margin,
-            reward_mean, reward_std), train/gradient_norm, train/tokens_per_second.
+            reward_mean, reward_std, what drift gives), train/gradient_norm,
+            train/tokens_per_second.
         metrics: pairs given, dropped (and why) and truncated, texts tokenised by this call,
             seconds and tokens_per_second (real tokens) of training over all epochs.
         base_fingerprint: identity of the weights that training started from.
@@ -94,6 +95,7 @@ def train_reward_model(
     nodes: int = 1,
     report: Report | None = None,
     begun: Callable[[RewardModel], None] | None = None,
+    drift: Drift | None = None,
     resume: bool = False,
     checkpoint_steps: int = 0,
     sharded_checkpoints: bool = False,
@@ -142,6 +144,8 @@ def train_reward_model(
         report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
         begun: called before the first step with the model that is trained, which a report may
             score with; not called for a sharded one, which takes every rank to score.
+        drift: from the scores of the validation pairs ``[2 * pairs]``, chosen first, by the epoch
+            before and by this one, numbers that join the epoch's as ``validation/NAME``.
         resume: go on from the last checkpoint in the directory, where there is one.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp), so that no
@@ -207,6 +211,7 @@ def train_reward_model(
             optimiser=optimiser,
             steps=steps,
             report=report,
+            drift=drift,
         )
         checkpoint = last_checkpoint(checkpoints) if resume else None
         run = fingerprint(

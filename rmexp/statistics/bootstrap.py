@@ -184,6 +184,79 @@ def resampled_means(
     return means
 
 
+def resampled_parts(
+    parts: Sequence[tuple[NDArray[np.float64], Sequence[Hashable] | None]],
+    *,
+    resamples: int,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Means ``[parts, resamples]`` of several samples, the groups that they share drawn together.
+
+    Samples that share no group are drawn each by itself. Of those that do, the groups of all are
+    drawn at once, and each sample's mean is over what it has of the drawn groups; draws that leave
+    a sample without any are made again.
+
+    Args:
+        parts: values ``[n]`` and their groups ``[n]``, None where each value stands alone.
+        resamples: bootstrap samples.
+        generator: source of chance.
+    """
+    means = np.empty((len(parts), resamples))
+    for places in _linked([groups or () for _, groups in parts]):
+        if len(places) > 1:
+            means[places] = _joint_means([parts[i] for i in places], resamples, generator)
+            continue
+        values, groups = parts[places[0]]
+        means[places[0]] = resampled_means(
+            values, groups=groups, resamples=resamples, generator=generator
+        )
+    return means
+
+
+def _linked(groups: Sequence[Sequence[Hashable]]) -> list[list[int]]:
+    """Places of samples, those together that share a group with one another or a third.
+
+    >>> _linked([["x", "y"], ["z"], ["y"], []])
+    [[0, 2], [1], [3]]
+    """
+    label = list(range(len(groups)))
+    first: dict[Hashable, int] = {}
+    for place, own in enumerate(groups):
+        for group in own:
+            old, new = label[place], label[first.setdefault(group, place)]
+            if old != new:
+                label = [min(old, new) if at in (old, new) else at for at in label]
+    return [[i for i, at in enumerate(label) if at == name] for name in sorted(set(label))]
+
+
+def _joint_means(
+    parts: Sequence[tuple[NDArray[np.float64], Sequence[Hashable] | None]],
+    resamples: int,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    index: dict[Hashable, int] = {}
+    places = [[index.setdefault(g, len(index)) for g in groups or ()] for _, groups in parts]
+    size = len(index)
+    sums = [np.bincount(at, values, size) for at, (values, _) in zip(places, parts, strict=True)]
+    totals, counts = np.stack(sums), np.stack([np.bincount(at, minlength=size) for at in places])
+    means = np.empty((len(parts), resamples))
+    step = max(1, _BUDGET // size)
+    for start in range(0, resamples, step):
+        drawn = _times_drawn(size, min(step, resamples - start), generator)
+        while len(bare := np.flatnonzero((drawn @ counts.T == 0).any(1))):
+            drawn[bare] = _times_drawn(size, len(bare), generator)
+        means[:, start : start + step] = ((drawn @ totals.T) / (drawn @ counts.T)).T
+    return means
+
+
+def _times_drawn(size: int, resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """How often each of ``size`` groups is among as many drawn, ``[resamples, size]``."""
+    drawn = generator.integers(0, size, size=(resamples, size))
+    drawn += np.arange(resamples)[:, None] * size
+    counts = np.bincount(drawn.ravel(), minlength=resamples * size)
+    return counts.reshape(resamples, size).astype(np.float64)
+
+
 def _by_group(
     sample: NDArray[np.float64], groups: Sequence[Hashable] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

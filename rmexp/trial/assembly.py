@@ -242,6 +242,23 @@ def custom_scorer(target: str, options: Mapping[str, Any]) -> Scorer:
     return made
 
 
+def custom_class(key: str, target: str) -> Any:
+    """Your own class, not made yet.
+
+    Args:
+        key: that names it, for messages.
+        target: ``package.module:Class``.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}: cannot make '{target}': {error}") from error
+
+
 def _openai_rater(options: OpenAIConfig) -> Rater:
     from rmexp.rating.api_report import Price
     from rmexp.rating.openai_api import OpenAIRater
@@ -268,9 +285,8 @@ def _custom_rater(target: str, options: Mapping[str, Any]) -> Rater:
 def _made(
     key: str, target: str, options: Mapping[str, Any], wanted: Sequence[str], protocol: str
 ) -> Any:
-    module, _, name = target.partition(":")
     try:
-        made = getattr(importlib.import_module(module), name)(**options)
+        made = custom_class(key, target)(**options)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{key}: cannot make '{target}': {error}") from error
     for attribute in wanted:

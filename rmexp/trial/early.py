@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Set
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from rmexp.errors import UserError, looked_in
-from rmexp.preferences.pair import Prompt
 from rmexp.trial import reading
 from rmexp.trial.rater_schema import RaterConfig
 from rmexp.trial.schema import (
@@ -18,8 +16,13 @@ from rmexp.trial.schema import (
     TrialConfig,
 )
 
+if TYPE_CHECKING:
+    from rmexp.evaluation.sets import EvaluationSet
+
 # Every judged set of pairs has them, whatever its rows.
 _ALWAYS_MEASURED = {"accuracy", "accuracy_low", "accuracy_high", "pairs", "ties", "loss", "margin"}
+# What follows stands in the rows.
+_BY_ROWS = ("category/", "kind/")
 
 
 def check_expressions(config: EvaluationConfig) -> None:
@@ -74,7 +77,8 @@ def check_rater(config: RaterConfig) -> None:
 def check_data(config: LabellingConfig) -> None:
     """Local data can be read and split, and a trial's metrics are measured on it.
 
-    Data of the hub is left to the trial: fetching it takes minutes.
+    Rows of the hub are left to the trial: fetching them takes minutes. Of metrics on them, those
+    are refused that no set of their kind has.
 
     Raises:
         UserError: naming file and line, or the objective.
@@ -87,6 +91,7 @@ def check_data(config: LabellingConfig) -> None:
             reading.read_pairs(config.data)
         return
     if not reading.is_local(config.data):
+        _check_metrics(config, None)
         return
     _, splits = reading.read_splits(config.data)
     if not splits.train:
@@ -125,40 +130,76 @@ def check_device(config: TrainerConfig) -> None:
         )
 
 
-class _AnyScores:
-    """Stands in for a model: which metrics a set has does not depend on the scores."""
+def check_fetched(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> None:
+    """Where rows came from the hub: what :func:`check_data` could not tell without them.
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        """Scores that differ."""
-        return np.modf(np.arange(len(responses)) * 0.618)[0]
+    Raises:
+        UserError: an objective or a guard names what will not be measured.
+    """
+    fetched = map(reading.comes_from_hub, config.evaluation.suites.values())
+    if reading.is_local(config.data) and not any(fetched):
+        return
+    from rmexp.evaluation.metric_names import metric_names
+
+    _check_names(config.evaluation, {name: metric_names(of) for name, of in sets.items()})
 
 
-def _check_metrics(config: TrialConfig, splits: reading.Splits) -> None:
-    """Objectives and guards name what will be measured, as far as that is known now."""
-    from rmexp.evaluation.objective import check_guard, check_objective, names_in
+def _check_metrics(config: TrialConfig, splits: reading.Splits | None) -> None:
+    """Objectives and guards name what will be measured, as far as that is known now.
 
+    Args:
+        config: of the trial.
+        splits: of local pairs.
+    """
     options = config.evaluation
-    if not splits.validation and not options.suites:
+    validation = config.data.split.validation if splits is None else splits.validation
+    if not validation and not options.suites:
         return
-    names = {n for e in [*options.objectives, *options.guards] for n in names_in(e)}
-    if not options.suites and {n.removeprefix("base.") for n in names} <= _ALWAYS_MEASURED:
-        return
-    if any(reading.comes_from_hub(suite) for suite in options.suites.values()):
-        # It is not fetched for this, so its metrics are not known.
-        for suite in options.suites.values():
-            if not reading.comes_from_hub(suite):
-                reading.suite(suite)
+    if not options.suites and set(map(_without_base, _named(options))) <= _ALWAYS_MEASURED:
         return
 
-    from rmexp.evaluation.sets import evaluate_set
+    from rmexp.evaluation.metric_names import metric_names, possible_metric_names
+    from rmexp.evaluation.sets import pairs_set
 
-    sets = reading.evaluation_sets(config, splits)
-    known = set(
-        reading.known_metrics({n: evaluate_set(_AnyScores(), of) for n, of in sets.items()})
-    )
-    if any(name.startswith("base.") for name in names):
+    names: dict[str, Set[str]] = {}
+    by_rows: list[str] = []
+    if splits is not None and splits.validation:
+        pairs = reading.judged(splits.validation, reading.VALIDATION)
+        names[reading.VALIDATION] = metric_names(pairs_set(pairs, reading.VALIDATION))
+    elif validation:
+        names[reading.VALIDATION] = possible_metric_names("pairs")
+        by_rows += _BY_ROWS
+    for name, suite in options.suites.items():
+        if not reading.comes_from_hub(suite):
+            names[name] = metric_names(reading.suite(suite))
+            continue
+        names[name] = possible_metric_names(suite.kind, prior=suite.prior is not None)
+        if suite.kind in ("humanevalpack", "hh"):
+            by_rows += [*_BY_ROWS, *(f"{name}/{group}" for group in _BY_ROWS)]
+    _check_names(options, names, tuple(by_rows))
+
+
+def _check_names(
+    options: EvaluationConfig, names: Mapping[str, Set[str]], by_rows: tuple[str, ...] = ()
+) -> None:
+    """Every name is one of a set's, or begins as names do that only the rows can tell."""
+    from rmexp.evaluation.objective import check_guard, check_objective
+
+    known = reading.known_names(names)
+    known |= {n for n in map(_without_base, _named(options)) if n.startswith(by_rows)}
+    if any(name != _without_base(name) for name in _named(options)):
         known |= {f"base.{name}" for name in known}
     for objective in options.objectives:
         check_objective(objective, known)
     for guard in options.guards:
         check_guard(guard, known)
+
+
+def _named(options: EvaluationConfig) -> set[str]:
+    from rmexp.evaluation.objective import names_in
+
+    return {n for e in [*options.objectives, *options.guards] for n in names_in(e)}
+
+
+def _without_base(name: str) -> str:
+    return name.removeprefix("base.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.errors import UserError
 from rmexp.evaluation.contamination import contamination
-from rmexp.evaluation.distribution import score_drift
+from rmexp.evaluation.distribution import SCORE_DRIFT, score_drift
 from rmexp.evaluation.objective import constraint_violation, names_in
 from rmexp.evaluation.preferences import PreferenceEvaluation
 from rmexp.evaluation.scorer import Scorer
@@ -164,6 +164,16 @@ def drift_from(base: BaseResult, results: Mapping[str, SetResult]) -> dict[str, 
         name: score_drift(np.array(base.scores[name]), result.scores).metrics()
         for name, result in results.items()
     }
+
+
+def epoch_drift(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """How scores have moved since the epoch before (or the base), by set, from a row of history."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in row.items():
+        of, _, what = name.rpartition("/")
+        if what in SCORE_DRIFT:
+            found.setdefault(of, {})[what] = value
+    return found
 
 
 def guard_violations(guards: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:

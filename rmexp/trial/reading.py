@@ -7,7 +7,7 @@ points of a sweep and the trial itself read it once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +145,13 @@ def known_metrics(results: Mapping[str, SetResult]) -> dict[str, float]:
             known |= {f"{suite}/{name}": value for name, value in result.metrics.items()}
             known = {**result.metrics, **known}
     return known
+
+
+def known_names(names: Mapping[str, Set[str]]) -> set[str]:
+    """The same of names alone, by set."""
+    known = {name for own in names.values() for name in own}
+    suites = names.keys() - {VALIDATION}
+    return known | {f"{suite}/{name}" for suite in suites for name in names[suite]}
 
 
 def _shared(config: DataConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rmexp.errors import UserError
 from rmexp.reward.checkpoint import remove_checkpoints
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
-from rmexp.trial.early import check_device
+from rmexp.trial.early import check_device, check_fetched
 from rmexp.trial.failure import FailureKind, failure_kind
 from rmexp.trial.measured import (
     base_result,
@@ -173,6 +173,7 @@ def _run(trial: RunningTrial, report: Report | None) -> None:
         rules = assembly.rule_set(config)
         splits = read_and_note(trial, rules)
         sets = evaluation_sets(config, splits)
+        check_fetched(config, sets)
     with trial.step("contamination"):
         note_contamination(trial, splits, sets)
     base = None

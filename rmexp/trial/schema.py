@@ -236,6 +236,18 @@ SuiteKind = Literal[
     "pku",
     "file",
 ]
+# What the names of other metrics begin with.
+_TAKEN = {
+    "base",
+    "category",
+    "guards",
+    "kind",
+    "labels",
+    "ratings",
+    "test",
+    "train",
+    "validation",
+}
 
 
 class SuiteConfig(Section):
@@ -312,8 +324,8 @@ class EvaluationConfig(Section):
     )
     every_epoch: bool = Field(
         True,
-        description="measure after each epoch, for pruning and curves; the suites only where the "
-        "objective looks at them",
+        description="measure after each epoch, for pruning, curves and the drift of scores; the "
+        "suites only where the objective looks at them",
     )
     test: bool = Field(
         False, description="also measure on the test pairs; a search must not, a single run may"
@@ -337,7 +349,7 @@ class EvaluationConfig(Section):
         for name, suite in value.items():
             if suite.kind == "pairs":
                 raise ValueError(f"evaluation.suites.{name}: needs a kind other than pairs")
-            if name in ("validation", "test", "train", "labels", "ratings", "guards", "base"):
+            if name in _TAKEN:
                 raise ValueError(f"evaluation.suites: '{name}' names other metrics; use another")
             if _misleads(name, suite.kind):
                 raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
+from rmexp.evaluation.distribution import score_drift
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
@@ -34,6 +35,7 @@ from rmexp.trial.measured import (
     InTraining,
     contamination_report,
     drift_from,
+    epoch_drift,
     guard_violations,
     measure,
     scoring_device,
@@ -239,6 +241,8 @@ def train(
             row |= drift | {n: v for n, v in found.items() if n in wanted}
             wanted = set()  # what is unknown now is a mistake, to be told before more epochs
         trial.history.append(row)
+        if moved := epoch_drift(row):
+            trial.report["drift_between_epochs"] = moved
         trial.tracker.log(
             {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch
         )
@@ -284,6 +288,7 @@ def train(
         cache_dir=Path(config.cache_dir),
         report=after_epoch,
         begun=begun,
+        drift=lambda earlier, later: score_drift(earlier, later).metrics(),
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         sharded_checkpoints=config.trainer.sharded_checkpoints,

@@ -148,6 +148,26 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     for model, drift in comparison.drift.items():
         numbers = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in drift.metrics().items())
         lines.append(f"{model}, scores against {comparison.first}'s: {numbers}")
+    return [*lines, *_model_notes(comparison)]
+
+
+def _model_notes(comparison: Comparison) -> list[str]:
+    """How each model read the texts, where they differ in it, and what it has seen in training."""
+    lines = [
+        f"{model}: template {how['template']}, at most {how['max_length']} tokens, "
+        f"precision {how['precision']}"
+        for model, how in comparison.read_as.items()
+    ]
+    forms = list(comparison.read_as.values())
+    differing = [key for key in (forms[0] if forms else ()) if len({f[key] for f in forms}) > 1]
+    if differing:
+        alike = " ".join(f"{key}={forms[0][key]}" for key in differing)
+        lines.append(
+            f"the models differ in {', '.join(differing)}, which may be part of a difference "
+            f"between them; with {alike} all read as {next(iter(comparison.read_as))} does"
+        )
+    for model, found in comparison.contamination.items():
+        lines.append(f"{model}, {contamination_line(found)}")
     return lines
 
 

@@ -76,3 +76,24 @@ def test_runs_are_the_same_as_those_of_plain_python() -> None:
             i + k for i in range(14 - 5) for k in range(6) if tuple(words[i : i + 6]) in known
         }
         assert overlap == pytest.approx(len(covered) / 14)
+
+
+def test_a_system_message_is_not_compared() -> None:
+    """One that all prompts share would be most of every short prompt."""
+    system = Message("system", LONG)
+    train, new = [system, Message("user", "What is ricin?")], [system, Message("user", "Hi there")]
+    found = contamination([tuple(train)], [tuple(new), tuple(train), tuple(train[1:])])
+    assert found.overlap.tolist() == [0.0, 1.0, 1.0]
+    assert found.exact.tolist() == [False, True, True]
+
+
+def test_a_short_prompt_is_found_as_a_turn_of_a_dialogue() -> None:
+    """It is shorter than any run that is compared."""
+    turns = [("user", "Hello!"), ("assistant", "Ask me"), ("user", "what is ricin"), ("user", "")]
+    dialogue = tuple(Message(role, text) for role, text in turns)
+    found = contamination(
+        [*prompts("something else"), dialogue], prompts("What is ricin?", "Ask me", "is ricin", "?")
+    )
+    assert found.exact.tolist() == [True, False, False, False]
+    assert found.source.tolist() == [1, -1, -1, -1]
+    assert found.overlap.tolist() == [1.0, 0.0, 0.0, 0.0]

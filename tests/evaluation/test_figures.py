@@ -67,6 +67,17 @@ def test_groups_are_drawn_together() -> None:
     assert alone.interval().low < 0.5
 
 
+def test_groups_that_parts_share_are_drawn_together_in_all() -> None:
+    """Six translations of one task are no more evidence than the task."""
+    values = np.random.default_rng(0).integers(0, 2, 160).astype(float)
+    tasks = tuple(range(160))
+    one = Figure("f", (Part(1.0, values, tasks),)).interval()
+    six = Figure("f", (Part(1 / 6, values, tasks),) * 6).interval()
+    apart = Figure("f", (Part(1 / 6, values),) * 6).interval()
+    assert (six.low, six.high) == pytest.approx((one.low, one.high), abs=0.01)
+    assert six.high - six.low > 2 * (apart.high - apart.low)
+
+
 @pytest.mark.parametrize("other", [figure([1.0]), figure([1.0, 0.0], weight=0.5)])
 def test_other_rows_cannot_be_paired(other: Figure) -> None:
     with pytest.raises(ValueError, match="same rows"):

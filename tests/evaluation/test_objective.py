@@ -132,22 +132,22 @@ def test_checking_before_training():
 
 def test_names_in_order_each_once():
     assert names_in("b + a*b - max(0, 'Chat Hard')") == ("b", "a", "Chat Hard")
-    assert names_in("Chat >= base.Chat - 1") == ("Chat", "base.Chat")
+    assert names_in("Chat >= base.Chat - 0.01") == ("Chat", "base.Chat")
     assert names_in("1 + 2") == ()
 
 
 @pytest.mark.parametrize(
     ("guard", "violation"),
     [
-        ("Chat >= base.Chat - 1", 3.0),
-        ("Chat >= base.Chat - 4", 0.0),
-        ("Chat >= base.Chat - 6", -2.0),
-        ("base.Chat - 1 <= Chat", 3.0),
-        ("max(Chat, 1) <= 80 + 2*5", 0.0),
+        ("Chat >= base.Chat - 0.01", 0.03),
+        ("Chat >= base.Chat - 0.04", 0.0),
+        ("Chat >= base.Chat - 0.06", -0.02),
+        ("base.Chat - 0.01 <= Chat", 0.03),
+        ("max(Chat, 0.5) <= 0.8 + 2*0.05", 0.0),
     ],
 )
 def test_violation_of_a_guard(guard, violation):
-    metrics = {"Chat": 90.0, "base.Chat": 94.0}
+    metrics = {"Chat": 0.90, "base.Chat": 0.94}
     assert constraint_violation(guard, metrics) == pytest.approx(violation)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_by_hand():
     assert numbers["over_length_baseline_low"] <= -0.2 <= numbers["over_length_baseline_high"]
     assert numbers["over_refusal_accuracy"] == 1.0
     assert numbers["under_refusal_accuracy"] == 0.0
-    assert numbers["accuracy_looks_dangerous"] == 1.0
+    assert numbers["kind/looks_dangerous"] == 1.0
     assert numbers["category/x"] == 0.5
     assert numbers["accuracy_where_shorter_preferred"] == pytest.approx(0.0)
     assert numbers["loss"] == pytest.approx(np.logaddexp(0, [-1, 1, 1, 0, -1]).mean())
@@ -130,6 +131,19 @@ def test_pairs_of_one_prompt_are_drawn_together():
     assert narrow.low > 0.2
 
 
+def test_pairs_of_one_group_are_drawn_together_whatever_their_prompts():
+    """Six languages with one task each are no more than the task."""
+    tasks = [pair(i, "yes", "no", "ab"[i % 2]) for i in range(40)]
+    six = [replace(p, prompt=prompt_from_text(f"{p.id} in {n}")) for n in range(6) for p in tasks]
+    apart = evaluate_preferences(ByText(SCORER), six)
+    joined = evaluate_preferences(ByText(SCORER), [replace(p, group=p.id) for p in six])
+    once = evaluate_preferences(ByText(SCORER), tasks)
+    assert joined.accuracy == once.accuracy
+    assert joined.figures[0].interval() == once.figures[0].interval()
+    assert joined.over_length_baseline == once.over_length_baseline
+    assert apart.accuracy.low > once.accuracy.low + 0.05
+
+
 def test_the_seed_holds_the_interval():
     pairs = [pair(i, "yes", "no", "ab"[i % 2]) for i in range(30)]
     first = evaluate_preferences(ByText(SCORER), pairs, seed=1).accuracy
@@ -187,3 +201,10 @@ def test_an_objective_over_the_metrics():
     numbers = evaluate_preferences(ByText(SCORER), PAIRS).metrics()
     formula = "over_refusal_accuracy - 0.5*max(0, 0.75 - 'category/x')"
     assert evaluate_objective(formula, numbers) == pytest.approx(1 - 0.5 * 0.25)
+
+
+def test_a_kind_of_any_name_leaves_the_other_numbers_alone():
+    plain = evaluate_preferences(ByText(SCORER), [replace(p, kind="") for p in PAIRS]).metrics()
+    for name in ("low", "high", "where_longer_preferred", "style_with"):
+        named = evaluate_preferences(ByText(SCORER), [replace(p, kind=name) for p in PAIRS])
+        assert named.metrics() == {**plain, f"kind/{name}": plain["accuracy"]}

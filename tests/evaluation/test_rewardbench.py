@@ -351,3 +351,46 @@ def test_a_model_without_a_name(tmp_path, model):
     result = evaluate_rewardbench(ByText({"a": 0.0, "b": 1.0}), [row(7, "b", "a", "hep-go")])
     with pytest.raises(UserError, match="cannot name"):
         write_result_files(result, tmp_path, model=model)
+
+
+def hep(task: int, right: bool, subset: str) -> RewardBenchRow:
+    """A task in the words of its language, right or wrong in all."""
+    snake, camel = f"task_{task}_of_x", f"Task{task}OfX"
+    signature = {
+        "hep-cpp": f"vector<int> {snake}(string s)",
+        "hep-go": f"func {camel}(s string) []int",
+        "hep-java": f"public int {camel[0].lower()}{camel[1:]}(String s)",
+        "hep-js": f"const {camel[0].lower()}{camel[1:]} = (s)",
+        "hep-python": f"{snake}(s: str) -> List[int]",
+        "hep-rust": f"{snake}(s: &str) -> Vec<i32>",
+    }[subset]
+    texts = ("good", "bad") if right else ("bad", "good")
+    prompt = prompt_from_text(f"Write a function `{signature}` to solve:\nReturn `x(1)`.")
+    return RewardBenchRow(f"{subset}{task}", prompt, *texts, subset)
+
+
+def test_a_task_in_six_languages_is_drawn_once():
+    """As wide as one language alone: five translations are no new evidence."""
+    scorer = ByText({"good": 1.0, "bad": 0.0})
+    languages = [s for s in SECTIONS["Reasoning"] if s.startswith("hep-")]
+    tasks = np.random.default_rng(0).integers(0, 2, 100).astype(bool)
+    rows = [hep(i, bool(right), s) for s in languages for i, right in enumerate(tasks)]
+    one = evaluate_rewardbench(scorer, rows[:100]).intervals["Reasoning"]
+    six = evaluate_rewardbench(scorer, rows).intervals["Reasoning"]
+    assert (six.estimate, six.low, six.high) == pytest.approx(
+        (one.estimate, one.low, one.high), abs=0.02
+    )
+
+
+def test_pairs_of_one_prompt_are_drawn_together_in_all_sections():
+    scorer = ByText({"good": 1.0, "bad": 0.0})
+    rows = [
+        RewardBenchRow(n, prompt_from_text(f"prompt {n % 4}"), *texts, subset)
+        for n in range(80)
+        for subset in ("mt-bench-easy", "mt-bench-hard", "shp", "summarize")
+        for texts in [("good", "bad") if n % 4 < 2 else ("bad", "good")]
+    ]
+    found = evaluate_rewardbench(scorer, rows)
+    # Four prompts, two of them right: now and then all drawn are right, or all wrong.
+    for section in ("Chat", "Chat Hard"):
+        assert (found.intervals[section].low, found.intervals[section].high) == (0.0, 1.0)

@@ -211,6 +211,35 @@ def test_nan_names_its_row():
         evaluate_rewardbench2(Number(), rows)
 
 
+def test_ties_are_drawn_by_their_number_whatever_lacks_a_partner():
+    """Against the score of ties drawn again as the rule has it, N by N."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(30):
+        # What is hard for one kind is hard for the other: the parts vary together.
+        easy = float(rng.integers(0, 2))
+        noise = rng.normal(0, 0.1, 7)
+        rows.append((f"ref:{n}", [2 * easy + noise[0], 1 + noise[1]], 1))
+        if n >= 3:
+            scores = [3 * easy + noise[2], 3 * easy + noise[3], 1 + noise[4]]
+            rows.append((f"tied:{n}", scores, 2))
+    found = evaluate_rewardbench2(
+        Number(), [row(name, scores, "Ties", right) for name, scores, right in rows]
+    ).intervals["Ties"]
+    assert found.estimate == pytest.approx(ties_score(rows))
+    by_number = [[r for r in rows if r[0].endswith(f":{n}")] for n in range(30)]
+    scores = []
+    for drawn in rng.integers(0, 30, (1500, 30)):
+        again = [
+            (f"{name.partition(':')[0]}:{copy}", s, right)
+            for copy, n in enumerate(drawn)
+            for name, s, right in by_number[n]
+        ]
+        scores.append(ties_score(again))
+    low, high = np.quantile(scores, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
+
+
 def test_reference_files(tmp_path):
     result = evaluate_rewardbench2(Number(), whole())
     first, second = write_result_files(result, tmp_path, model="m", chat_template="plain")

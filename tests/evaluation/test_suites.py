@@ -57,6 +57,7 @@ def test_humanevalpack_is_prompt_and_solution(tmp_path):
     assert pair.chosen == "def f():\n    return 1\n"
     assert pair.rejected == "def f():\n    return 2\n"
     assert (pair.id, pair.category) == ("Python/0", "python")
+    assert pair.group == "HumanEval/0"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ def test_humanevalpack_whole(shared_data):
     assert not suite.partial
     assert set(Counter(p.category for p in suite.pairs).values()) == {164}
     assert len(suite.pairs) == 6 * 164
+    assert set(Counter(p.group for p in suite.pairs).values()) == {6}
     # The coin that places the right solution shows no side.
     assert abs(np.mean([p.preference == "a" for p in suite.pairs]) - 0.5) < 0.05
 

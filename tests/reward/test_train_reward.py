@@ -265,6 +265,21 @@ def test_sharing_prompts_trains_the_same_model(tmp_path: Path, cache: Path):
         assert torch.allclose(weights(shared)[name], weight, atol=1e-4), name
 
 
+def test_drift_is_given_the_scores_of_the_epoch_before_and_of_this_one(tmp_path: Path, cache: Path):
+    def drift(earlier: np.ndarray, later: np.ndarray) -> dict[str, float]:
+        halves = [np.split(scores, 2) for scores in (earlier, later)]
+        margins = [float((chosen - rejected).mean()) for chosen, rejected in halves]
+        return {"before": margins[0], "now": margins[1]}
+
+    first, second, third = run(tmp_path, cache, epochs=3, drift=drift).history
+    assert "validation/before" not in first
+    for before, now in ((first, second), (second, third)):
+        assert now["validation/before"] == pytest.approx(before["validation/margin"])
+        assert now["validation/now"] == pytest.approx(now["validation/margin"])
+    alone = run(tmp_path, cache, epochs=2, drift=drift, validation=None).history
+    assert not any(name.startswith("validation/") for row in alone for name in row)
+
+
 @pytest.mark.parametrize("stop_at", [3, 6, 9])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     stop_at: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -275,8 +290,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         "peft": PeftOptions(kind="lora", dropout=0.2),
         "epochs": 3,
         "checkpoint_steps": 2,
+        "drift": lambda earlier, later: {"moved": float(np.abs(later - earlier).max())},
     }
     whole = run(tmp_path / "whole", cache, **options)
+    assert whole.history[-1]["validation/moved"] > 0
     assert whole.history[0]["train/tokens_saved"] > 0.2
     original = RewardModule.training_step
 

@@ -178,3 +178,35 @@ def test_refused(values, options, message):
 def test_unpaired_samples_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+def test_parts_that_share_groups_are_means_over_the_same_draws():
+    """Against drawing the groups one by one: uneven counts, and groups of one part alone."""
+    values = [RNG.integers(0, 2, n).astype(float) for n in (30, 12, 8)]
+    groups = [[i % 10 for i in range(30)], [*range(6), *range(10, 16)], ["x", "y"] * 4]
+    found = bootstrap.resampled_parts(
+        list(zip(values, groups, strict=True)), resamples=6000, generator=np.random.default_rng(1)
+    )
+    generator = np.random.default_rng(2)
+    drawn = generator.integers(0, 16, (6000, 16))
+    means = []
+    for row in drawn:
+        parts = [
+            np.concatenate([own[np.array(of) == group] for group in row])
+            for own, of in zip(values[:2], groups[:2], strict=True)
+        ]
+        if all(len(part) for part in parts):
+            means.append([part.mean() for part in parts])
+    expected = np.array(means).T
+    assert np.cov(found[:2]) == pytest.approx(np.cov(expected), abs=2e-3)
+    assert found[:2].mean(1) == pytest.approx(expected.mean(1), abs=0.01)
+    # The third shares none: it is drawn by itself.
+    assert abs(np.corrcoef(found)[2, :2]).max() < 0.05
+
+
+def test_no_draw_leaves_a_part_without_a_value(monkeypatch):
+    monkeypatch.setattr(bootstrap, "_BUDGET", 100)
+    parts = [(np.array([1.0, 0.0]), ["x", "y"]), (np.array([1.0]), ["x"]), (np.ones(9), None)]
+    means = bootstrap.resampled_parts(parts, resamples=500, generator=np.random.default_rng(0))
+    assert np.isfinite(means).all()
+    assert set(means[0].tolist()) == {0.5, 1.0}

@@ -7,6 +7,7 @@ import pytest
 from plain_scorer import LengthScorer
 
 from rmexp.errors import UserError
+from rmexp.evaluation.distribution import SCORE_DRIFT
 from rmexp.evaluation.sets import evaluate_set, pairs_set
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.trial import measured
@@ -120,9 +121,69 @@ def test_metrics_of_suites_are_known_before_training(plain: dict, tmp_path: Path
     with pytest.raises(UserError, match="did you mean 'mine/accuracy'"):
         run_trial(trial_config(plain), directory=tmp_path / "t")
     assert not (tmp_path / "t").exists()
-    # What a suite of the hub has is not known before it is fetched.
+    # What a suite of the hub can have is known before it is fetched.
     plain["evaluation"]["suites"]["far"] = {"kind": "hh"}
-    check_before_anything_heavy(trial_config(plain))
+    with pytest.raises(UserError, match="did you mean 'mine/accuracy'"):
+        run_trial(trial_config(plain), directory=tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    ("suite", "name", "meant"),
+    [
+        ({"kind": "rewardbench"}, "Chta", "Chat"),
+        ({"kind": "rewardbench"}, "'far/Chta Hard'", "far/Chat Hard"),
+        ({"kind": "rewardbench"}, "Prio", ""),
+        ({"kind": "rewardbench", "prior": "hub"}, "Prio", "Prior"),
+        ({"kind": "prior_sets"}, "sumarize", "summarize"),
+        ({"kind": "rewardbench2"}, "Focsu", "Focus"),
+        ({"kind": "rewardbench2"}, "acuracy_length_matched", "accuracy_length_matched"),
+        ({"kind": "hh"}, "'far/acuracy'", "far/accuracy"),
+    ],
+)
+def test_names_on_the_hubs_sets_are_checked_before_they_are_fetched(
+    plain: dict, tmp_path: Path, suite: dict, name: str, meant: str
+) -> None:
+    plain["evaluation"]["suites"]["far"] = suite
+    for wrong in (
+        {"guards": [f"{name} >= 0.5"]},
+        {"objective": f"accuracy - base.accuracy + {name}"},
+    ):
+        config = trial_config({**plain, "evaluation": {**plain["evaluation"], **wrong}})
+        with pytest.raises(
+            UserError, match=f"did you mean '{meant}'" if meant else "unknown metric"
+        ):
+            run_trial(config, directory=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+    if meant:
+        plain["evaluation"]["guards"] = [f"'{meant}' >= 'base.{meant}' - 0.01"]
+        check_before_anything_heavy(trial_config(plain))
+
+
+def test_names_on_the_hubs_pairs_are_checked_as_far_as_rows_do_not_make_them(plain: dict) -> None:
+    plain["data"] = {"source": "hub", "name": "owner/name"}
+    for name in ("accuracy", "style_gap", "'category/fraud'", "'kind/harmful'", "'mine/margin'"):
+        plain["evaluation"]["guards"] = [f"{name} >= 0.5"]
+        check_before_anything_heavy(trial_config(plain))
+    plain["evaluation"]["guards"] = ["acuracy >= 0.5"]
+    with pytest.raises(UserError, match="did you mean 'accuracy'"):
+        check_before_anything_heavy(trial_config(plain))
+
+
+def test_what_the_hubs_rows_lack_is_told_before_anything_is_rated(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"prompt": "q", "chosen": "yes", "rejected": "no", "subset": "donotanswer", "id": 1}
+    monkeypatch.setattr(
+        "rmexp.evaluation.rewardbench.hub_rows", lambda *names, **more: iter([("hub:1", row)])
+    )
+    plain["evaluation"]["suites"]["far"] = {"kind": "rewardbench"}
+    plain["evaluation"]["guards"] = ["Chat >= 0.5"]
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "failed"
+    assert "unknown metric 'Chat'" in record.reason
+    assert "rate" not in record.times
+    plain["evaluation"]["guards"] = ["Safety >= 0.5"]
+    assert run_trial(trial_config(plain), directory=tmp_path / "u").state == "complete"
 
 
 def test_an_objective_over_a_suite_is_known_after_each_epoch(plain: dict, tmp_path: Path) -> None:
@@ -151,6 +212,26 @@ def test_an_objective_over_a_suite_is_known_after_each_epoch(plain: dict, tmp_pa
     assert all(-1 <= row["validation/score_rank_correlation"] <= 1 for row in whole.history)
 
 
+def test_the_drift_between_epochs_is_in_every_result(plain: dict, tmp_path: Path) -> None:
+    """Of the validation scores, without an objective that looks at the base or at a suite."""
+    plain |= {"epochs": 3, "learning_rate": 0.01}
+    record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "complete", record.reason
+    names = [f"validation/{name}" for name in SCORE_DRIFT]
+    first, *later = record.history
+    assert not first.keys() & set(names)
+    assert all(row.keys() >= set(names) for row in later)
+    last = {name: later[-1][f"validation/{name}"] for name in SCORE_DRIFT}
+    assert record.report["drift_between_epochs"] == {"validation": last}
+    assert last["score_distance"] > 0
+    moved = later[-1]["validation/reward_mean"] - later[-2]["validation/reward_mean"]
+    assert last["score_shift"] == pytest.approx(moved / later[-2]["validation/reward_std"])
+
+    plain["evaluation"]["every_epoch"] = False
+    unmeasured = run_trial(trial_config(plain), directory=tmp_path / "u")
+    assert "drift_between_epochs" not in unmeasured.report
+
+
 def test_measuring_between_epochs_does_not_move_training(plain: dict, tmp_path: Path) -> None:
     plain["epochs"] = 2
     plain["learning_rate"] = 0.01
@@ -166,7 +247,7 @@ def test_measuring_between_epochs_does_not_move_training(plain: dict, tmp_path: 
 def test_an_unknown_metric_is_told_after_the_first_epoch(
     plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it could not be told before training, as with suites of the hub."""
+    """Should it ever not have been told before training."""
     monkeypatch.setattr("rmexp.trial.early.check_data", lambda config: None)
     plain["epochs"] = 2
     plain["evaluation"]["objective"] = "'mine/acuracy'"
@@ -221,6 +302,7 @@ def test_what_a_trials_model_has_seen_of_another_set(plain: dict, tmp_path: Path
         ({"suites": {"mine": {"kind": "llmbar", "path": "/nowhere"}}}, "/nowhere"),
         ({"suites": {"mine": {"kind": "pairs"}}}, "other than pairs"),
         ({"suites": {"base": {"kind": "rewardbench"}}}, "'base' names other metrics"),
+        ({"suites": {"kind": {"kind": "rewardbench"}}}, "'kind' names other metrics"),
         ({"suites": {"mine": {"kind": "file", "path": "x"}}}, "needs suite.name"),
         (
             {"suites": {"rewardbench": {"kind": "hh"}}},
@@ -254,14 +336,14 @@ def test_names_of_metrics() -> None:
     }
     known = known_metrics(results)
     assert known["accuracy"] == 1.0
-    assert known["one/accuracy"] == known["accuracy_odd"] == 0.0
+    assert known["one/accuracy"] == known["kind/odd"] == 0.0
     assert guard_violations(["accuracy >= 0.5"], known) == {"guards/accuracy >= 0.5": -0.5}
 
 
 def test_the_base_is_wanted_only_where_it_is_named() -> None:
     assert not wants_base(EvaluationConfig())
     assert wants_base(EvaluationConfig(objective="accuracy - base.accuracy"))
-    assert wants_base(EvaluationConfig(guards=["Chat >= base.Chat - 1"]))
+    assert wants_base(EvaluationConfig(guards=["Chat >= base.Chat - 0.01"]))
 
 
 def test_the_clearest_mistakes_come_first() -> None:
