@@ -167,7 +167,7 @@ def drift_from(base: BaseResult, results: Mapping[str, SetResult]) -> dict[str, 
 
 
 def epoch_drift(row: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """How scores have moved since the epoch before (or the base), by set, from a row of history."""
+    """How scores have moved since they were measured before, by set, from a row of history."""
     found: dict[str, dict[str, float]] = {}
     for name, value in row.items():
         of, _, what = name.rpartition("/")

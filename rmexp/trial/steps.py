@@ -241,7 +241,8 @@ def train(
             row |= drift | {n: v for n, v in found.items() if n in wanted}
             wanted = set()  # what is unknown now is a mistake, to be told before more epochs
         trial.history.append(row)
-        if moved := epoch_drift(row):
+        # The first epoch has moved from the base only, which the end of the trial tells.
+        if epoch > 1 and (moved := epoch_drift(row)):
             trial.report["drift_between_epochs"] = moved
         trial.tracker.log(
             {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch

@@ -35,6 +35,7 @@ def trial_lines(record: TrialRecord) -> list[str]:
     for group in sorted({name.partition("/")[0] for name in rest}):
         lines += ["", f"{group}:"]
         lines += [f"  {n:38s} {text}" for n, text in metric_rows(_below(rest, f"{group}/"))]
+    lines += _drift(record.report)
     if record.objective is None:
         return [*lines, "", "nothing was measured: no pair outside training has a preference"]
     formula = record.config["evaluation"]["objective"]
@@ -92,6 +93,19 @@ def _contamination(report: Mapping[str, Any]) -> list[str]:
                 "record.json names them"
             )
     return lines
+
+
+def _drift(report: Mapping[str, Any]) -> list[str]:
+    """How scores have moved, a line for each set."""
+    lines = []
+    for key, than in (
+        ("drift_between_epochs", "by the epoch before"),
+        ("drift", "by the model before training"),
+    ):
+        for name, numbers in report.get(key, {}).items():
+            shown = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in numbers.items())
+            lines.append(f"{name} scores against those {than}: {shown}")
+    return ["", *lines] if lines else []
 
 
 def _below(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -81,6 +81,8 @@ def test_the_base_is_what_training_starts_from(plain: dict, tmp_path: Path) -> N
     record = run_trial(trial_config(plain), directory=tmp_path / "1")
     assert record.objective == pytest.approx(0, abs=1e-6)
     assert record.report["drift"]["mine"]["score_shift"] == pytest.approx(0, abs=1e-5)
+    # One epoch has none before it.
+    assert "drift_between_epochs" not in record.report
 
 
 def test_contamination_is_found_before_training(

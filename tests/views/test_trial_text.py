@@ -90,3 +90,15 @@ def test_contamination_is_explained_where_there_is_any() -> None:
     (line,) = [line for line in trial_lines(record(4)) if "contamination" in line]
     assert line.startswith("contamination: 4 of 21 test prompts share 50% or more of their words")
     assert "runs of 8 (1 word for word)" in line
+
+
+def test_how_scores_have_moved_is_told_by_set() -> None:
+    shown = record()
+    shown.report["drift_between_epochs"] = {"validation": {"score_shift": 0.25}}
+    shown.report["drift"] = {"mine": {"score_rank_correlation": 0.5, "score_distance": 0.125}}
+    told = [line for line in trial_lines(shown) if "scores against" in line]
+    assert told == [
+        "validation scores against those by the epoch before: score shift 0.250",
+        "mine scores against those by the model before training: score rank correlation 0.500, "
+        "score distance 0.125",
+    ]
