@@ -63,13 +63,15 @@ def scoring_line(result: SetResult) -> str:
     if how is None:
         return ""
     precision = {"32": "float32"}.get(how["precision"], how["precision"])
-    cut = f"{how['texts_cut']} of {how['texts']} texts cut"
-    if how["responses_cut"]:
-        cut += f", {how['responses_cut']} of them in the response"
     return (
         f"scored with template {how['template']}, at most {how['max_length']} tokens, {precision}: "
-        f"{cut}"
+        f"{_cut(how)}"
     )
+
+
+def _cut(how: Mapping[str, Any]) -> str:
+    within = f", {how['responses_cut']} of them in the response" if how["responses_cut"] else ""
+    return f"{how['texts_cut']} of {how['texts']} texts cut{within}"
 
 
 def cut_warning(how: Mapping[str, Any] | None, reference: bool = False) -> str:
@@ -143,8 +145,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             if name in result.metrics
         ]
         lines.append(f"{model}: {', '.join(shown)}")
-        if scored := scoring_line(result):
-            lines.append(f"{model}: {scored}")
+        if result.scored is not None and result.scored["texts_cut"]:
+            lines.append(f"{model}: {_cut(result.scored)}")
     for model, drift in comparison.drift.items():
         numbers = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in drift.metrics().items())
         lines.append(f"{model}, scores against {comparison.first}'s: {numbers}")

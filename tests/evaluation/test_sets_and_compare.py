@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -243,6 +244,27 @@ def test_compare_pairs_each_model_with_the_first() -> None:
     assert found.drift["same"].scale == pytest.approx(2.0)
     assert found.published == {}
     json.dumps(found.to_plain(), allow_nan=False)
+
+
+class CuttingScorer(LengthScorer):
+    """Says that it has cut texts."""
+
+    how_scored: ClassVar = {
+        "template": "plain",
+        "max_length": 64,
+        "precision": "bf16",
+        "texts": 9,
+        "texts_cut": 3,
+        "responses_cut": 1,
+    }
+
+
+def test_a_model_that_cut_texts_says_so_beside_one_that_did_not() -> None:
+    found = compare({"whole": LengthScorer(), "cut": CuttingScorer()}, pairs())
+    told = [note for note in comparison_notes(found) if "texts cut" in note]
+    assert told == ["cut: 3 of 9 texts cut, 1 of them in the response"]
+    plain = found.to_plain()["results"]
+    assert (plain["whole"]["scored"], plain["cut"]["scored"]) == (None, CuttingScorer.how_scored)
 
 
 def test_one_model_is_no_comparison() -> None:
