@@ -28,6 +28,7 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 
 _FOLDER = "frozen"
+_VALUES = 64  # of each weight, in the digest of what ran
 
 
 class FrozenStates:
@@ -58,10 +59,12 @@ class FrozenStates:
         self.reused = 0
         self._known: dict[str, torch.Tensor] = {}
         self._read: set[str] = set()
-        self._exact: bool | None = None
+        self._exact = True
+        self._tried: set[str] = set()
         head_only = classifier.peft.kind == "head_only"
         self._read_one = head_only and (classifier.causal or self._reads_first_token())
         self._weights, self._cache_dir = weights, cache_dir
+        self._held = _digest(classifier)
 
     @cached_property
     def _folder(self) -> Path:
@@ -69,6 +72,7 @@ class FrozenStates:
         identity = fingerprint(
             "frozen",
             weights=self._weights,
+            held=self._held,
             layers=self.classifier.frozen_layers,
             one=self._read_one,
             autocast=self.classifier.autocast,
@@ -91,15 +95,16 @@ class FrozenStates:
         if any(key not in self._known for key in keys):
             self._read_shards()
         missing = {key: i for i, key in enumerate(keys) if key not in self._known}
+        found = next((i for i, key in enumerate(keys) if key in self._known), None)
         asked = [tokens[i] for i in missing.values()]
         if asked and not self._room_for(asked):
             return None
         with self.classifier.evaluating():
-            fresh = self._run_all(asked) if asked else []
-            if self._exact is None:
-                # Found states are those of other trials' weights, which this model may not have.
-                some = (asked[0], fresh[0]) if asked else (tokens[0], self._known[keys[0]])
-                self._exact = self._is_exact(*some)
+            if found is not None:
+                self._try("found", tokens[found], self._known[keys[found]])
+            fresh = self._run_all(asked) if asked and self._exact else []
+            if fresh:
+                self._try("fresh", asked[0], fresh[0])
         if not self._exact:
             return None
         if asked:
@@ -137,6 +142,13 @@ class FrozenStates:
             return list(side_by_side(run, tokens, 1 if alone else torch.get_num_threads()))
         finally:
             handle.remove()
+
+    def _try(self, kind: str, tokens: Tokens, states: torch.Tensor) -> None:
+        """Once of each kind, see whether states serve; where they do not, none are used again."""
+        if kind in self._tried or not self._exact:
+            return
+        self._tried.add(kind)
+        self._exact = self._is_exact(tokens, states)
 
     def _is_exact(self, tokens: Tokens, states: torch.Tensor) -> bool:
         """Whether scores from cached states are those of the whole model, tried on one text."""
@@ -208,6 +220,23 @@ class _Enough(Exception):
 def remove_frozen_states(cache_dir: Path) -> None:
     """Remove all cached states."""
     shutil.rmtree(cache_dir / _FOLDER, ignore_errors=True)
+
+
+def _digest(classifier: Classifier) -> str:
+    """Of what the frozen layers hold: dtype and some values of each weight.
+
+    A model that was saved in bfloat16 and loaded in float32 comes from the same weights as one
+    that never was, and gives other states.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    frozen = layers_of(classifier.inner)[: classifier.frozen_layers]
+    for module in (classifier.inner.get_input_embeddings(), *frozen):
+        for weight in module.parameters():
+            flat = weight.detach().reshape(-1)
+            some = flat[:: max(1, len(flat) // _VALUES)][:_VALUES].cpu().contiguous()
+            digest.update(f"{some.dtype} {tuple(weight.shape)}".encode())
+            digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _key(tokens: Tokens) -> str:

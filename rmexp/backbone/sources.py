@@ -124,13 +124,33 @@ def check_model_name(name: str, key: str) -> None:
             raise UserError(f"{key}: {error}") from None
 
 
-def weights_fingerprint(model: Path | str) -> Fingerprint:
-    """Identity of a model's weights by content; of a hub name, by name and revision."""
+def weights_fingerprint(model: Path | str, *, commit: bool = False) -> Fingerprint:
+    """Identity of a model's weights by content; of a hub name, by name and revision.
+
+    Args:
+        model: a folder or hub name.
+        commit: of a hub name, the commit too that it stands for now, where that is known. Without
+            it, what is paid for by the name (ratings) is found again wherever the name is known.
+    """
     if isinstance(model, str) and not Path(model).is_dir():
-        return fingerprint("weights", hub=model)
+        known = hub_commit(model) if commit else None
+        return fingerprint("weights", hub=model, **({"commit": known} if known else {}))
     folder = Path(model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
     return fingerprint("weights", **{f.name: _file_digest(f) for f in files})
+
+
+def hub_commit(name: str) -> str | None:
+    """The commit whose files a hub name would be loaded from now; None where that is unknown."""
+    from huggingface_hub import hf_hub_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        with quiet_transformers():
+            file = hf_hub_download(repository, "config.json", revision=revision or None)
+    except Exception:  # several kinds: no network, no such name, gated; loading will tell
+        return None
+    return Path(file).parent.name  # of the snapshot
 
 
 _digests: dict[tuple[str, int, int], str] = {}

@@ -76,8 +76,9 @@ class RewardModel:
     ) -> None:
         """Score from what the frozen layers gave before, as training does.
 
-        Nothing happens where the model has none. The states hold for the weights that training
-        began from: the first text scored is run whole as well, and unequal scores end the use.
+        Nothing happens where the model has none. States are found again where the frozen weights
+        are the same values: those of training, unless saving has rounded them. The first text
+        scored is run whole as well, and unequal scores end the use.
 
         Args:
             peft: how the model was trained.
@@ -88,7 +89,8 @@ class RewardModel:
         if peft.adapts or peft.kind == "full" or not max_bytes:
             return
         self.classifier.peft = peft
-        self.frozen = FrozenStates(self.classifier, weights, cache_dir, max_bytes)
+        if self.classifier.frozen_layers:
+            self.frozen = FrozenStates(self.classifier, weights, cache_dir, max_bytes)
 
     def score(
         self, prompts: Sequence[Prompt | str], responses: Sequence[str]

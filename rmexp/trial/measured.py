@@ -66,7 +66,7 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
     cache = Path(config.cache_dir)
     key = fingerprint(
         "base",
-        weights=weights_fingerprint(resolve_model(model.name, cache)),
+        weights=weights_fingerprint(resolve_model(model.name, cache), commit=True),
         template=model.template,
         max_length=model.max_length,
         seed=config.seed,

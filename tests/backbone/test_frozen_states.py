@@ -115,6 +115,36 @@ def test_other_weights_and_layers_are_other_states(tiny: Path, tiny_encoder: Pat
     assert len(list((tmp_path / "frozen").iterdir())) == 2
 
 
+def rounded(classifier: Classifier) -> None:
+    """As saving in bfloat16 does it."""
+    with torch.no_grad():
+        for weight in classifier.trunk.parameters():
+            weight.copy_(weight.bfloat16().float())
+
+
+def test_states_of_weights_that_were_rounded_are_kept_apart(tiny: Path, tmp_path: Path):
+    """They come from the same weights: what was loaded decides, not where from."""
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    tokens = tokens_of(classifier)
+    frozen.states(tokens)
+    rounded(classifier)
+    other = FrozenStates(classifier, weights_fingerprint(tiny), tmp_path, 1 << 30)
+    assert other.states(tokens) is not None
+    assert (other.computed, other.reused) == (4, 0)
+
+
+@pytest.mark.parametrize("asked", [slice(None), slice(1, None)], ids=["some new", "all found"])
+def test_found_states_that_are_another_models_are_not_used(
+    asked: slice, tiny: Path, tmp_path: Path
+):
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    tokens = tokens_of(classifier)
+    frozen.states(tokens[1:])
+    classifier, deceived = make(tiny, "last_k", tmp_path)
+    rounded(classifier)  # behind the cache's back
+    assert deceived.states(tokens[asked]) is None
+
+
 def test_the_cache_is_bounded_and_removable(tiny: Path, tmp_path: Path):
     classifier, frozen = make(tiny, "last_k", tmp_path, room=1000)
     tokens = tokens_of(classifier)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_tiny_models_are_the_same_everywhere(tiny: Path, tmp_path: Path):
     again = Path(resolve_model("tiny", tmp_path))
     assert again != tiny
     assert weights_fingerprint(again) == weights_fingerprint(tiny)
+
+
+def test_a_hub_name_is_known_by_what_it_stands_for_now(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    by_name = weights_fingerprint("owner/name")
+    assert weights_fingerprint("owner/name", commit=True) == by_name
+    folder = tmp_path / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    found = []
+    for commit in ("0123", "4567"):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        shutil.copy(tiny / "config.json", folder / "snapshots" / commit)
+        (folder / "refs" / "main").write_text(commit)
+        found.append(weights_fingerprint("owner/name", commit=True))
+        # What was paid for by the name is not paid for again.
+        assert weights_fingerprint("owner/name") == by_name
+    assert [f.parts["commit"] for f in found] == ["0123", "4567"]
+    assert found[0] != found[1]
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path):

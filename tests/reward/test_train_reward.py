@@ -333,7 +333,7 @@ def test_a_saved_model_scores_from_the_states_that_training_kept(
     assert scorer.frozen is not None
     assert scorer.frozen.reused > 0  # what was judged after each epoch
 
-    # Another model's states would be silently wrong: one text run whole tells.
+    # Another model's states would be silently wrong.
     stranger = load_reward_model(trained.path)
     with torch.no_grad():
         for name, weight in stranger.classifier.trunk.named_parameters():
@@ -342,3 +342,24 @@ def test_a_saved_model_scores_from_the_states_that_training_kept(
     expected = stranger.score(prompts, responses)
     stranger.keep_frozen_states(peft, trained.base_fingerprint, cache, 1 << 30)
     assert stranger.score(prompts, responses) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+def test_what_a_model_saved_in_bf16_gives_is_no_states_of_a_float32_run(kind: str, tmp_path: Path):
+    """Both come from the same weights, and both are run in float32 without autocast."""
+    peft = PeftOptions(kind=kind, last_k=1)
+    cache = tmp_path / "cache"
+    low = run(tmp_path / "low", cache, peft=peft, precision="bf16", save=True)
+    assert low.path is not None
+    prompts = [p.prompt for p in held_out()] * 2
+    responses = [p.response_a for p in held_out()] + [p.response_b for p in held_out()]
+    for found in (0, 14):
+        scorer = load_reward_model(low.path)
+        scorer.keep_frozen_states(peft, low.base_fingerprint, cache, 1 << 30)
+        scorer.score(prompts, responses)
+        assert scorer.frozen is not None
+        assert scorer.frozen.reused == found
+    after = run(tmp_path / "after", cache, peft=peft)
+    alone = run(tmp_path / "alone", tmp_path / "other", peft=peft)
+    assert after.history[0]["validation/loss"] == alone.history[0]["validation/loss"]
+    assert after.history[0]["train/loss"] == alone.history[0]["train/loss"]
