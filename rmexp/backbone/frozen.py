@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 
 _FOLDER = "frozen"
+GB = 1 << 30
 _VALUES = 64  # of each weight, in the digest of what ran
 
 
@@ -41,13 +43,13 @@ class FrozenStates:
     Args:
         classifier: with frozen layers (``frozen_layers`` above 0).
         weights: identity of the weights that it was loaded from.
-        cache_dir: the states lie in ``cache_dir/frozen``, which may be removed at any time when
-            no trial runs.
+        cache_dir: the states lie in ``cache_dir/frozen``, which may be removed at any time.
         max_bytes: least recently used models' states are removed beyond this.
 
     Attributes:
         computed: texts run by this object.
         reused: texts that it found.
+        left_out: texts whose states were asked for and not given, so that the layers run again.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FrozenStates:
         self.max_bytes = max_bytes
         self.computed = 0
         self.reused = 0
+        self.left_out = 0
         self._known: dict[str, torch.Tensor] = {}
         self._read: set[str] = set()
         self._exact = True
@@ -85,8 +88,8 @@ class FrozenStates:
         """States of each text, ``[tokens, width]`` (or ``[1, width]``), memory-mapped.
 
         Returns:
-            None where the cache would not hold them, or this model does not give equal scores
-            from cached states.
+            None, with a warning, where the cache would not hold them, or this model does not give
+            equal scores from cached states.
 
         Raises:
             UserError: the cache folder cannot be written.
@@ -98,6 +101,7 @@ class FrozenStates:
         found = next((i for i, key in enumerate(keys) if key in self._known), None)
         asked = [tokens[i] for i in missing.values()]
         if asked and not self._room_for(asked):
+            self.left_out += len(keys)
             return None
         with self.classifier.evaluating():
             if found is not None:
@@ -106,9 +110,11 @@ class FrozenStates:
             if fresh:
                 self._try("fresh", asked[0], fresh[0])
         if not self._exact:
+            self._warn("scores from what was kept are not this model's")
+            self.left_out += len(keys)
             return None
         if asked:
-            self._write_shard(list(missing), fresh)
+            self._keep(list(missing), fresh)
         self.computed += len(missing)
         self.reused += len(keys) - len(missing)
         return [self._known[key] for key in keys]
@@ -168,35 +174,56 @@ class FrozenStates:
         config = self.classifier.inner.config.get_text_config()
         count = len(tokens) if self._read_one else sum(len(t.ids) for t in tokens)
         wanted = count * int(config.hidden_size) * (2 if self.classifier.autocast else 4)
-        if wanted + _size(self._folder) > self.max_bytes:
+        wanted_in_all = wanted + _size(self._folder)
+        if wanted_in_all > self.max_bytes:
+            self._warn(
+                f"keeping what they give takes {wanted_in_all / GB:.3g} GB, and "
+                f"trainer.frozen_cache_gb allows {self.max_bytes / GB:.3g}"
+            )
             return False
         others = [p for p in _folders(self._folder.parent) if p != self._folder]
-        for path in sorted(others, key=lambda p: p.stat().st_mtime):
+        for path in sorted(others, key=_last_used):
             if wanted + _size(self._folder.parent) <= self.max_bytes:
                 break
-            shutil.rmtree(path, ignore_errors=True)
+            _evict(path)
         return True
 
+    def _warn(self, reason: str) -> None:
+        if not self.left_out:
+            warnings.warn(f"frozen layers run each time: {reason}", stacklevel=3)
+
     def _read_shards(self) -> None:
-        if not self._folder.is_dir():
-            return
-        os.utime(self._folder)
-        for path in sorted(self._folder.glob("shard-*")):
-            if path.name in self._read:
-                continue
-            keys = (path / "keys.txt").read_text().split()
-            ends = np.load(path / "ends.npy")
-            table = np.load(path / "states.npy", mmap_mode="r")
-            starts = np.concatenate([[0], ends[:-1]])
-            for key, start, end in zip(keys, starts, ends, strict=True):
-                self._known[key] = _as_states(table[start:end])
-            self._read.add(path.name)
+        # Another trial may make room with them meanwhile: what has vanished is computed again.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._folder)
+            for path in sorted(self._folder.glob("shard-*")):
+                if path.name not in self._read:
+                    self._read_shard(path)
+
+    def _read_shard(self, path: Path) -> None:
+        keys = (path / "keys.txt").read_text().split()
+        ends = np.load(path / "ends.npy")
+        table = np.load(path / "states.npy", mmap_mode="r")
+        starts = np.concatenate([[0], ends[:-1]])
+        for key, start, end in zip(keys, starts, ends, strict=True):
+            self._known[key] = _as_states(table[start:end])
+        self._read.add(path.name)
+
+    def _keep(self, keys: list[str], states: list[torch.Tensor]) -> None:
+        """Write and map; hold in memory what another trial has made room with meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            self._write_shard(keys, states)
+        self._read_shards()
+        for key, own in zip(keys, states, strict=True):
+            self._known.setdefault(key, own)
 
     def _write_shard(self, keys: list[str], states: list[torch.Tensor]) -> None:
         name = "shard-" + hashlib.blake2b("".join(keys).encode(), digest_size=8).hexdigest()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=".shard-", dir=self._folder))
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise UserError(f"cannot write to {self._folder}: {error.strerror}") from None
         try:
@@ -210,7 +237,6 @@ class FrozenStates:
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._read_shards()
 
 
 class _Enough(Exception):
@@ -253,8 +279,6 @@ def _as_array(states: torch.Tensor) -> np.ndarray:
 
 
 def _as_states(table: np.ndarray) -> torch.Tensor:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the map is read-only, and nothing writes to it
         states = torch.from_numpy(table)
@@ -265,5 +289,25 @@ def _folders(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
 
 
+def _last_used(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _evict(path: Path) -> None:
+    """Remove a model's states, in one step to those who look for them."""
+    gone = path.with_name(f".gone-{path.name}-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def _size(path: Path) -> int:
-    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else 0
+    """Bytes of the files below; others may be removing them."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(folder, name)).st_size
+    return total

@@ -22,7 +22,7 @@ from rmexp.trial.record import TrialRecord
 _CONFIG = "config"
 _SPACE = "space"
 # These change where a trial keeps or tells things, not what it computes.
-_FREE = ("cache_dir", "tracker", "rating", "trainer.threads")
+_FREE = ("cache_dir", "tracker", "rating", "trainer.threads", "trainer.frozen_cache_gb")
 _SHOWN = 3
 
 

@@ -198,6 +198,13 @@ class TrainerConfig(Section):
     sharded_checkpoints: bool = Field(
         False, description="each rank writes its own part of a checkpoint (strategy=fsdp)"
     )
+    frozen_cache_gb: float = Field(
+        4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="disk for what frozen layers give (peft=head_only, last_k), shared by trials: "
+        "the least recently used goes first; 0: run them each time",
+    )
 
     @model_validator(mode="after")
     def _strategy_fits(self) -> TrainerConfig:

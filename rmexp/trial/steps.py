@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmexp.backbone.frozen import GB
 from rmexp.backbone.options import PeftOptions
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
@@ -21,7 +22,7 @@ from rmexp.rating.pairs import OnMissing
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
-from rmexp.reward.train import FROZEN_CACHE_BYTES, train_reward_model
+from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import Tracker
 from rmexp.trial import assembly
@@ -139,7 +140,7 @@ def evaluate(
     config = trial.config
     if trial.base is not None:
         peft = PeftOptions(**config.peft.model_dump())
-        scorer.keep_frozen_states(peft, trial.base, Path(config.cache_dir), FROZEN_CACHE_BYTES)
+        scorer.keep_frozen_states(peft, trial.base, Path(config.cache_dir), _frozen_bytes(config))
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
@@ -281,6 +282,7 @@ def train(
         begun=begun,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        frozen_cache_bytes=_frozen_bytes(config),
         sharded_checkpoints=config.trainer.sharded_checkpoints,
         gradient_checkpointing=config.trainer.gradient_checkpointing,
         compile_model=config.trainer.compile,
@@ -290,6 +292,10 @@ def train(
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
     trial.base = trained.base_fingerprint
     trial.identify("model", trained.base_fingerprint)
+
+
+def _frozen_bytes(config: TrialConfig) -> int:
+    return int(config.trainer.frozen_cache_gb * GB)
 
 
 def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -> TrainingPairs:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,21 @@ def test_a_check_before_the_trial_spares_it_the_reading(
     path.write_text("".join(row.format(n) for n in range(30)))
     again = run_trial(config, directory=tmp_path / "2")
     assert again.report["data"]["read"] == 30
+
+
+@pytest.mark.parametrize(
+    ("room", "kept"), [(4.0, True), (1e-6, False), (0.0, False)], ids=["room", "too little", "none"]
+)
+def test_how_much_frozen_layers_may_keep_is_a_key(
+    room: float, kept: bool, plain: dict, tmp_path: Path
+) -> None:
+    plain |= {"peft": {"kind": "head_only"}, "trainer": {"threads": 1, "frozen_cache_gb": room}}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "complete", record.reason
+    asked = record.metrics["train/pairs"] * 2
+    assert (record.metrics["train/frozen_computed"] >= asked) == kept
+    assert (record.metrics["train/frozen_left_out"] >= asked) == (room == 1e-6)
+    assert any("trainer.frozen_cache_gb allows" in str(w.message) for w in told) == (room == 1e-6)
+    assert (tmp_path / "cache" / "frozen").is_dir() == kept
