@@ -31,7 +31,7 @@ from rmexp.backbone.parallel import (
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import hub_name, resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate
-from rmexp.backbone.tokens import text_key
+from rmexp.backbone.tokens import TokenStore, text_key
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.preferences.pair import Prompt, prompt_from_text
@@ -55,6 +55,7 @@ class RewardModel:
         progress: called with (texts scored, texts to score) while :meth:`score` runs.
         replicas: the same network on further devices, which score beside the first.
         frozen: what its frozen layers give, where that is kept; see :meth:`keep_frozen_states`.
+        store: where tokens are found again, as within a trial; None to tokenise at each call.
     """
 
     classifier: Classifier
@@ -64,6 +65,7 @@ class RewardModel:
     progress: Callable[[int, int], None] | None = None
     replicas: list[Classifier] = field(default_factory=list)
     frozen: FrozenStates | None = None
+    store: TokenStore | None = None
 
     def spread(self, devices: Sequence[str]) -> RewardModel:
         """Move to the first device and copy to the others."""
@@ -112,9 +114,8 @@ class RewardModel:
         keys = [text_key(p, r) for p, r in zip(asked, responses, strict=True)]
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         distinct = sorted(first.values())
-        tokens = self.template.encode(
-            [asked[i] for i in distinct], [responses[i] for i in distinct]
-        )
+        encode = self.template.encode if self.store is None else self.store.tokens
+        tokens = encode([asked[i] for i in distinct], [responses[i] for i in distinct])
         device = self.classifier.device
         families: dict[Prompt, list[int]] = {}
         for place, i in enumerate(distinct):
@@ -290,7 +291,7 @@ def load_base_model(
         seed: of the trial.
         template: how texts become tokens.
         max_length: most tokens.
-        cache_dir: where named models are converted to.
+        cache_dir: where named models are converted to, and tokens found again.
         precision: 32 or bf16.
         device: where to run.
 
@@ -303,7 +304,8 @@ def load_base_model(
     form = TextTemplate(
         classifier.tokenizer, name=template, max_length=max_length, causal=classifier.causal
     )
-    return RewardModel(classifier, form, base=str(name)).spread(scoring_devices(device))
+    made = RewardModel(classifier, form, base=str(name), store=TokenStore(form, cache_dir))
+    return made.spread(scoring_devices(device))
 
 
 def _refuse_bare_trunk(path: Path | str) -> None:

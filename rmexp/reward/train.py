@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,7 @@ def train_reward_model(
         )
         reward = RewardModel(classifier, form, str(model), frozen=frozen)
         if begun is not None and strategy in ("auto", "ddp"):
-            begun(reward)
+            begun(replace(reward, store=store))
         trainer.fit(
             module,
             datamodule=loaders,

@@ -13,6 +13,7 @@ import numpy as np
 
 from rmexp.backbone.frozen import GB
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.tokens import TokenStore
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
 from rmexp.evaluation.sets import EvaluationSet, SetResult, evaluate_set, pairs_set
@@ -138,6 +139,7 @@ def evaluate(
     scorer = load_reward_model(trial.directory / MODEL, device=scoring_device(trial.config))
     scorer.progress = trial.advance
     config = trial.config
+    scorer.store = TokenStore(scorer.template, Path(config.cache_dir))
     if trial.base is not None:
         peft = PeftOptions(**config.peft.model_dump())
         scorer.keep_frozen_states(peft, trial.base, Path(config.cache_dir), _frozen_bytes(config))

@@ -317,8 +317,7 @@ def test_how_much_frozen_layers_may_keep_is_a_key(
         warnings.simplefilter("always")
         record = run_trial(trial_config(plain), directory=tmp_path / "t")
     assert record.state == "complete", record.reason
-    asked = record.metrics["train/pairs"] * 2
-    assert (record.metrics["train/frozen_computed"] >= asked) == kept
-    assert (record.metrics["train/frozen_left_out"] >= asked) == (room == 1e-6)
+    assert (record.metrics["train/frozen_computed"] > 0) == kept
+    assert (record.metrics["train/frozen_left_out"] > 0) == (room == 1e-6)
     assert any("trainer.frozen_cache_gb allows" in str(w.message) for w in told) == (room == 1e-6)
     assert (tmp_path / "cache" / "frozen").is_dir() == kept
