@@ -50,7 +50,7 @@ class RewardModel:
     Attributes:
         classifier: the network and its tokenizer.
         template: how texts become tokens.
-        base: name or path of the model that training started from.
+        base: name or path of the model that rmexp trained it from; empty where rmexp did not.
         token_budget: tokens in one forward pass.
         progress: called with (texts scored, texts to score) while :meth:`score` runs.
         replicas: the same network on further devices, which score beside the first.
@@ -189,7 +189,7 @@ class RewardModel:
         )
         return _CARD.format(
             library="peft" if adapter else "transformers",
-            base=hub_name(self.base) or "unknown",
+            made=_TRAINED.format(base=hub_name(self.base)) if self.base else _FOREIGN,
             template=self.template.name,
             max_length=self.template.max_length,
             auto=auto,
@@ -197,6 +197,8 @@ class RewardModel:
         )
 
 
+_TRAINED = "Trained with rmexp from `{base}`\nby the Bradley-Terry loss on labelled pairs."
+_FOREIGN = "Written by rmexp,\nwhich did not train it."
 _CARD = """---
 library_name: {library}
 pipeline_tag: text-classification
@@ -206,8 +208,7 @@ tags:
 ---
 # Reward model
 
-One number for a prompt and a response; higher is better. Trained with rmexp from `{base}`
-by the Bradley-Terry loss on rule-adaptive labels.
+One number for a prompt and a response; higher is better. {made}
 
 - Text form: `{template}`, at most {max_length} tokens (the prompt is cut from its left).
 - Padding: on the right, with `{pad}`.
@@ -270,7 +271,7 @@ def load_reward_model(
             or min(2048, classifier.longest or 2048),
             causal=classifier.causal,
         ),
-        base=settings.get("base", str(path)),
+        base=settings.get("base", ""),
     ).spread(devices)
 
 

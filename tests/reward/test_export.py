@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForSequenceClassification
-from transformers import AutoModelForSequenceClassification
+from peft import (
+    AutoPeftModelForSequenceClassification,
+    LoraConfig,
+    TaskType,
+    get_peft_model,
+)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import rmexp
 from rmexp.backbone.load import load_sequence_classifier
@@ -59,6 +64,26 @@ def test_an_exported_model_scores_as_before(
 def test_a_taken_target_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="exists already"):
         export_reward_model(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_a_card_says_of_a_foreign_model_only_what_is_known(kind: str, tiny: Path, tmp_path: Path):
+    foreign = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    if kind == "adapter":
+        foreign = get_peft_model(foreign, LoraConfig(r=2, task_type=TaskType.SEQ_CLS))
+    foreign.save_pretrained(tmp_path / "f")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "f")
+    out = export_reward_model(tmp_path / "f", tmp_path / "out")
+    card = (out / CARD).read_text()
+    assert "Trained" not in card
+    assert "rmexp, which did not train it" in " ".join(card.split())
+    expected = load_reward_model(tmp_path / "f").score(PROMPTS, RESPONSES)
+    assert load_reward_model(out).score(PROMPTS, RESPONSES) == pytest.approx(expected, abs=1e-6)
+
+    made = load_reward_model(out)
+    made.base = "tiny"
+    card = (made.save(tmp_path / "own") / CARD).read_text()
+    assert "Trained with rmexp from `tiny`" in card
 
 
 def test_an_adapter_stays_one_unless_merged(tiny: Path, tmp_path: Path, cache: Path):
