@@ -297,6 +297,28 @@ def test_cached_frozen_layers_train_the_same_model(model: str, kind: str, tmp_pa
         assert torch.equal(weights(first)[name], weights(second)[name]), name
 
 
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+def test_tokens_are_counted_where_their_states_were_kept(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A text of which one state is run is still a text of all its tokens."""
+    seen: list[int] = []
+    original = RewardModule.on_train_epoch_end
+
+    def kept(self: RewardModule) -> None:
+        original(self)
+        seen.append(self.tokens_seen)
+
+    monkeypatch.setattr(RewardModule, "on_train_epoch_end", kept)
+    options = {"peft": PeftOptions(kind=kind, last_k=1), "share_prompts": False}
+    plain = run(tmp_path, tmp_path / "cache", frozen_cache_bytes=0, **options)
+    cached = run(tmp_path, tmp_path / "cache", **options)
+    assert cached.metrics["frozen_computed"] > 0
+    assert seen[0] == seen[1] > 100
+    for trained in (plain, cached):
+        assert trained.history[0]["train/tokens_saved"] == 0
+
+
 def test_sharing_prompts_trains_the_same_model(tmp_path: Path, cache: Path):
     apart = run(tmp_path, cache, share_prompts=False, learning_rate=1e-4)
     shared = run(tmp_path, cache, learning_rate=1e-4)
