@@ -25,12 +25,20 @@ class SentenceEncoder:
         path: a folder or hub name of a BERT-like encoder (see ``resolve_model``).
         max_tokens: longer texts are cut at their right.
         token_budget: tokens in one forward pass.
+        cache_dir: where the weights' hash is remembered; None to hash them now.
 
     Raises:
         UserError: the model cannot be loaded.
     """
 
-    def __init__(self, path: Path | str, *, max_tokens: int = 256, token_budget: int = 2048):
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        max_tokens: int = 256,
+        token_budget: int = 2048,
+        cache_dir: Path | None = None,
+    ):
         from transformers import AutoModel
 
         where = hub_arguments(path)
@@ -49,7 +57,7 @@ class SentenceEncoder:
         self.dim = int(self._model.config.hidden_size)
         self.fingerprint: Fingerprint = fingerprint(
             "sentence_encoder",
-            weights=weights_fingerprint(path),
+            weights=weights_fingerprint(path, cache_dir=cache_dir),
             pooling="mean, unit length",
             max_tokens=max_tokens,
         )

@@ -79,6 +79,7 @@ class CausalLMRater:
             beginning, responses their end. :attr:`report` counts them.
         token_budget: branch tokens in one forward pass; None suits the device.
         device: None takes a GPU where there is one.
+        cache_dir: where the weights' hash is remembered; None to hash them now.
 
     Raises:
         UserError: the model cannot be loaded or cannot answer the question.
@@ -92,6 +93,7 @@ class CausalLMRater:
         max_length: int = 2048,
         token_budget: int | None = None,
         device: str | None = None,
+        cache_dir: Path | None = None,
     ):
         if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
             raise UserError(
@@ -128,7 +130,7 @@ class CausalLMRater:
         self._budget = token_budget or _BUDGET.get(self._device.type, _BUDGET["cpu"])
         self.fingerprint: Fingerprint = fingerprint(
             "causal_lm",
-            weights=weights_fingerprint(path),
+            weights=weights_fingerprint(path, cache_dir=cache_dir),
             question=self._template.fingerprint,
             dtype=dtype,
         )

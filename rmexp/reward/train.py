@@ -169,7 +169,7 @@ def train_reward_model(
         torch.manual_seed(seed)
 
         path = resolve_model(model, cache_dir)
-        weights = weights_fingerprint(path, commit=True)
+        weights = weights_fingerprint(path, commit=True, cache_dir=cache_dir)
         classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
         untrained = _prepare(classifier, loss)
         if gradient_checkpointing:

@@ -91,7 +91,7 @@ def sentence_encoder(name: str, cache_dir: Path) -> SentenceEncoder:
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.backbone.sources import resolve_model
 
-    return SentenceEncoder(resolve_model(name, cache_dir))
+    return SentenceEncoder(resolve_model(name, cache_dir), cache_dir=cache_dir)
 
 
 def rater(config: LabellingConfig, rules: RuleSet) -> Rater:
@@ -117,7 +117,10 @@ def rater(config: LabellingConfig, rules: RuleSet) -> Rater:
         from rmexp.rating.causal_lm import CausalLMRater
 
         return CausalLMRater(
-            resolve_model(options.model, cache), dtype=options.dtype, max_length=options.max_length
+            resolve_model(options.model, cache),
+            dtype=options.dtype,
+            max_length=options.max_length,
+            cache_dir=cache,
         )
     if options.kind == "openai":
         return _openai_rater(options)

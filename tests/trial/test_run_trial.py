@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from word_rater import WordRater
 
+from rmexp.backbone import sources
 from rmexp.errors import UserError
 from rmexp.labelling import preference_labels
 from rmexp.preferences import Pair, prompt_from_text, read_files
@@ -116,6 +117,23 @@ def test_the_second_trial_rates_nothing(plain: dict, tmp_path: Path) -> None:
     assert second.metrics["ratings/rated"] == 0
     assert second.metrics["ratings/reused"] > 0
     assert (tmp_path / "asked").read_text() == asked
+
+
+def test_the_second_trial_hashes_no_weights_again(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial is a process of its own: what one remembers the next must find on disk."""
+    hashed: list[Path] = []
+    original = sources.file_sha256
+    monkeypatch.setattr(sources, "file_sha256", lambda p: (hashed.append(p), original(p))[1])
+    plain["rater"] = {"kind": "exemplar", "encoder": "tiny_encoder"}
+    for n, expected in enumerate((2, 0)):
+        sources._digests.clear()
+        hashed.clear()
+        config = trial_config({**plain, "seed": n})
+        record = run_trial(config, directory=tmp_path / str(n))
+        assert record.state == "complete", record.reason
+        assert sum(path.suffix == ".safetensors" for path in hashed) == expected
 
 
 def test_a_missing_rating_is_an_error_where_asked_for(plain: dict, tmp_path: Path) -> None:
