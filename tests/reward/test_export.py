@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,16 @@ from peft import (
     TaskType,
     get_peft_model,
 )
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import rmexp
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.sharding import _partial_checkpoints
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.preferences.pair import prompt_from_text
@@ -163,6 +169,42 @@ def test_a_foreign_table_of_contents_runs_nothing(tmp_path: Path):
     (tmp_path / "last.ckpt" / ".metadata").write_bytes(pickle.dumps(Foreign()))
     with pytest.raises(UserError, match=r"asks for posix\.mkdir"):
         checkpoint_weights(tmp_path / "last.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("where", ["table of contents", "part"])
+def test_going_on_from_a_foreign_sharded_checkpoint_runs_nothing(where: str, tmp_path: Path):
+    import torch.distributed.checkpoint as parts
+
+    class Foreign:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    strategy = SimpleNamespace(model=model, optimizers=[optimizer], broadcast=lambda path: path)
+    load = _partial_checkpoints().load_checkpoint
+    state = {
+        "state_dict": get_model_state_dict(model),
+        "optimizer_0": get_optimizer_state_dict(model, optimizer),
+    }
+    expected = {name: weight.clone() for name, weight in state["state_dict"].items()}
+    saved = tmp_path / "last.ckpt"
+    parts.save(state, checkpoint_id=saved, no_dist=True)
+    torch.save({"rest": 1}, saved / "meta.pt")
+    with torch.no_grad():
+        model.weight.zero_()
+    assert load(strategy, saved) == {"rest": 1}
+    assert all(torch.equal(w, expected[n]) for n, w in model.state_dict().items())
+
+    shutil.rmtree(saved)
+    if where == "part":
+        state["optimizer_0"]["param_groups"][0]["lr"] = Foreign()
+    parts.save(state, checkpoint_id=saved, no_dist=True)
+    if where == "table of contents":
+        (saved / ".metadata").write_bytes(pickle.dumps(Foreign()))
+    with pytest.raises(UserError, match=str(saved)):
+        load(strategy, saved)
     assert not (tmp_path / "ran").exists()
 
 
