@@ -53,7 +53,7 @@ class AdapterSelector:
         self._embedder, self._cache_dir = embedder, cache_dir
         self._adapter = fingerprint(
             "adapter",
-            weights=weights_fingerprint(folder),
+            weights=weights_fingerprint(folder, cache_dir=cache_dir),
             settings=file_sha256(folder / SETTINGS_FILE),
         )
 

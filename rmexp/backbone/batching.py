@@ -23,7 +23,8 @@ class Rows:
         row: int64 ``[sequences]``, the row of each sequence.
         column: int64 ``[sequences]``, the place of its last token.
         sequence: which of the asked sequences each is, int64 ``[sequences]``.
-        tokens: real tokens, without padding.
+        tokens: real tokens, without padding; those of the whole texts where only their states at
+            one token are left to run.
         attention_mask: None where nothing must be masked; int64 ``[rows, tokens]``; or, with
             several sequences a row, bool ``[rows, 1, tokens, tokens]``, or a dict of those by
             layer type.

@@ -154,7 +154,8 @@ class Classifier:
         if states is not None and len(states[0]) == 1:
             # Only what is read at one place is left to compute: a row of that one token.
             ends = [replace(t, ids=t.ids[:1], second_segment=1) for t in tokens]
-            return [pad_rows(ends, np.arange(len(ends)), self.pad_id, self.causal, states)]
+            row = pad_rows(ends, np.arange(len(ends)), self.pad_id, self.causal, states)
+            return [replace(row, tokens=sum(len(t.ids) for t in tokens))]
         long = [i for i, t in enumerate(tokens) if self.runs_alone(len(t.ids))]
         alone = [pad_rows(tokens, np.array([i]), self.pad_id, self.causal, states) for i in long]
         shared = families is not None and any(len(f) > 1 for f in families)

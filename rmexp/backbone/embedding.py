@@ -25,6 +25,7 @@ class SentenceEncoder:
         path: a folder or hub name of a BERT-like encoder (see ``resolve_model``).
         max_tokens: longer texts are cut at their right.
         token_budget: tokens in one forward pass.
+        cache_dir: where the weights' hash is remembered; None to hash them now.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -36,6 +37,7 @@ class SentenceEncoder:
         *,
         max_tokens: int = ENCODER_TOKENS,
         token_budget: int = 2048,
+        cache_dir: Path | None = None,
     ):
         from transformers import AutoModel
 
@@ -53,7 +55,7 @@ class SentenceEncoder:
         self._max_tokens = max_tokens
         self._token_budget = token_budget
         self.dim = int(self._model.config.hidden_size)
-        self.fingerprint: Fingerprint = encoder_fingerprint(path, max_tokens)
+        self.fingerprint: Fingerprint = encoder_fingerprint(path, max_tokens, cache_dir)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts: float32 ``[texts, dim]``, rows of unit length.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from rmexp.backbone.classifier import Classifier, layers_of
+from rmexp.backbone.parts import read_parts
 from rmexp.errors import UserError
 
 StrategyName = Literal["auto", "ddp", "fsdp", "fsdp2"]
@@ -66,7 +67,6 @@ def _partial_checkpoints() -> type:
             path = Path(self.broadcast(checkpoint_path))
             if not path.is_dir():
                 return super().load_checkpoint(path, weights_only)
-            import torch.distributed.checkpoint as parts
             from torch.distributed.checkpoint.state_dict import (
                 get_model_state_dict,
                 get_optimizer_state_dict,
@@ -78,7 +78,7 @@ def _partial_checkpoints() -> type:
             state: dict[str, Any] = {"state_dict": {n: every[n] for n in every if n in trained}}
             for number, optimizer in enumerate(self.optimizers):
                 state[f"optimizer_{number}"] = get_optimizer_state_dict(self.model, optimizer)
-            parts.load(state, checkpoint_id=path)
+            read_parts(state, path)
             self.model.load_state_dict(state["state_dict"], strict=False)
             for number, optimizer in enumerate(self.optimizers):
                 set_optimizer_state_dict(self.model, optimizer, state[f"optimizer_{number}"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import json
 import os
@@ -85,7 +87,7 @@ def resolve_model(name: str | Path, cache_dir: Path) -> Path | str:
         UserError: nothing of that name is here, or a weight file is not the one expected.
     """
     if name == MINILM.name:
-        return _packaged_file(MINILM).parent
+        return _packaged_file(MINILM, cache_dir).parent
     if name == SMOLLM2.name:
         return build_once(cache_dir / "models" / "smollm2_135m-bf16", _convert_smollm2)
     if name in ("tiny", "tiny_encoder"):
@@ -126,40 +128,84 @@ def check_model_name(name: str, key: str) -> None:
             raise UserError(f"{key}: {error}") from None
 
 
-def encoder_fingerprint(model: Path | str, max_tokens: int = ENCODER_TOKENS) -> Fingerprint:
+def encoder_fingerprint(
+    model: Path | str, max_tokens: int = ENCODER_TOKENS, cache_dir: Path | None = None
+) -> Fingerprint:
     """Identity of a sentence encoder, by the weights and what else its vectors depend on."""
     return fingerprint(
         "sentence_encoder",
-        weights=weights_fingerprint(model),
+        weights=weights_fingerprint(model, cache_dir=cache_dir),
         pooling="mean, unit length",
         max_tokens=max_tokens,
     )
 
 
-def weights_fingerprint(model: Path | str) -> Fingerprint:
-    """Identity of a model's weights by content; of a hub name, by name and revision."""
+def weights_fingerprint(
+    model: Path | str, *, commit: bool = False, cache_dir: Path | None = None
+) -> Fingerprint:
+    """Identity of a model's weights by content; of a hub name, by name and revision.
+
+    Args:
+        model: a folder or hub name.
+        commit: of a hub name, the commit too that it stands for now, where that is known. Without
+            it, what is paid for by the name (ratings) is found again wherever the name is known.
+        cache_dir: where hashes are remembered for other processes, such as the next trial's.
+    """
     if isinstance(model, str) and not Path(model).is_dir():
-        return fingerprint("weights", hub=model)
+        known = hub_commit(model) if commit else None
+        return fingerprint("weights", hub=model, **({"commit": known} if known else {}))
     folder = Path(model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
-    return fingerprint("weights", **{f.name: _file_digest(f) for f in files})
+    return fingerprint("weights", **{f.name: _file_digest(f, cache_dir) for f in files})
 
 
-_digests: dict[tuple[str, int, int], str] = {}
+def hub_commit(name: str) -> str | None:
+    """The commit whose files a hub name would be loaded from now; None where that is unknown."""
+    from huggingface_hub import hf_hub_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        with quiet_transformers():
+            file = hf_hub_download(repository, "config.json", revision=revision or None)
+    except Exception:  # several kinds: no network, no such name, gated; loading will tell
+        return None
+    return Path(file).parent.name  # of the snapshot
 
 
-def _file_digest(path: Path) -> str:
-    """The sha256 of a file, read once a process as long as size and time stay."""
+_digests: dict[tuple[str, int, int, int, int], str] = {}
+
+
+def _file_digest(path: Path, cache_dir: Path | None = None) -> str:
+    """The sha256 of a file, which is read once as long as its size and times stay."""
     stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    # The last three: a file that was put in place of another may have its time of writing.
+    times = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    key = (str(path.resolve()), stat.st_size, *times)
     if key not in _digests:
-        _digests[key] = file_sha256(path)
+        _digests[key] = _remembered(key, cache_dir) if cache_dir else file_sha256(path)
     return _digests[key]
 
 
-def _packaged_file(source: ModelSource) -> Path:
+def _remembered(key: tuple[str, int, int, int, int], cache_dir: Path) -> str:
+    """The digest that another process has noted, else a fresh one, which is noted."""
+    name = hashlib.sha256(key[0].encode("utf-8", "surrogateescape")).hexdigest()
+    note = cache_dir / "digests" / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known, noted = json.loads(note.read_text())
+        if tuple(known) == key:
+            return str(noted)
+    digest = file_sha256(Path(key[0]))
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_name(f".{name}.{os.getpid()}")
+        partial.write_text(json.dumps([key, digest]))
+        os.replace(partial, note)
+    return digest
+
+
+def _packaged_file(source: ModelSource, cache_dir: Path | None = None) -> Path:
     path = packaged_path(source)
-    if _file_digest(path) != source.sha256:
+    if _file_digest(path, cache_dir) != source.sha256:
         raise UserError(
             f"{path} is not the file known as {source.name} (sha256 differs): "
             f"reinstall {source.package}, or use the hub name {source.hub}"

@@ -121,6 +121,9 @@ class TextTemplate:
             causal=self.causal,
             types=self.has_types,
             tokenizer=fingerprint("tokenizer", backend=_stable_backend(backend.to_str())),
+            # Two models with one tokenizer.json may end their texts by different tokens.
+            special=self.tokenizer.special_tokens_map,
+            all_special=sorted(self.tokenizer.all_special_ids),
             chat_template=str(self.tokenizer.chat_template) if self.name == "chat" else "",
             date=str(_DATE),
         )

@@ -67,7 +67,11 @@ class CutReport:
 
 
 def causal_lm_fingerprint(
-    path: Path | str, *, dtype: str = "float32", max_length: int = 2048
+    path: Path | str,
+    *,
+    dtype: str = "float32",
+    max_length: int = 2048,
+    cache_dir: Path | None = None,
 ) -> Fingerprint:
     """Identity of the :class:`CausalLMRater` that these make, without loading its weights.
 
@@ -80,11 +84,13 @@ def causal_lm_fingerprint(
             tokenizer = load_tokenizer(path, int(config.vocab_size))
     except (OSError, ValueError) as error:
         raise _cannot_load(path, error) from None
-    return _identity(path, YesNoTemplate(tokenizer, max_length), dtype)
+    return _identity(path, YesNoTemplate(tokenizer, max_length), dtype, cache_dir)
 
 
-def _identity(path: Path | str, template: YesNoTemplate, dtype: str) -> Fingerprint:
-    weights = weights_fingerprint(path)
+def _identity(
+    path: Path | str, template: YesNoTemplate, dtype: str, cache_dir: Path | None
+) -> Fingerprint:
+    weights = weights_fingerprint(path, cache_dir=cache_dir)
     return fingerprint("causal_lm", weights=weights, question=template.fingerprint, dtype=dtype)
 
 
@@ -105,6 +111,7 @@ class CausalLMRater:
             beginning, responses their end. :attr:`report` counts them.
         token_budget: branch tokens in one forward pass; None suits the device.
         device: None takes a GPU where there is one.
+        cache_dir: where the weights' hash is remembered; None to hash them now.
 
     Raises:
         UserError: the model cannot be loaded or cannot answer the question.
@@ -118,6 +125,7 @@ class CausalLMRater:
         max_length: int = 2048,
         token_budget: int | None = None,
         device: str | None = None,
+        cache_dir: Path | None = None,
     ):
         if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
             raise UserError(
@@ -151,7 +159,7 @@ class CausalLMRater:
                 f"time; use {window} or less"
             )
         self._budget = token_budget or _BUDGET.get(self._device.type, _BUDGET["cpu"])
-        self.fingerprint: Fingerprint = _identity(path, self._template, dtype)
+        self.fingerprint: Fingerprint = _identity(path, self._template, dtype, cache_dir)
 
     def rate(
         self,

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from rmexp.backbone.parts import TABLE_OF_CONTENTS, read_parts, tensors
 from rmexp.errors import UserError
 
 MADE_OF = "rmexp_checkpoint.json"
 _NAME = "last.ckpt"
 _NEXT = "next.ckpt"
 _PREVIOUS = "previous.ckpt"
-_DISTRIBUTED = ".metadata"
 
 
 class KeepLast(pl.Callback):
@@ -85,7 +84,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is a checkpoint of a run: a file, or a folder of several ranks' parts."""
-    return (path / _DISTRIBUTED).is_file() or (path.is_file() and path.suffix == ".ckpt")
+    return (path / TABLE_OF_CONTENTS).is_file() or (path.is_file() and path.suffix == ".ckpt")
 
 
 def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -106,58 +105,10 @@ def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _joined_parts(path: Path) -> dict[str, torch.Tensor]:
-    import torch.distributed.checkpoint as parts
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    class Reader(parts.FileSystemReader):
-        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
-            # PyTorch's own reader would run whatever a foreign file asks for.
-            with (path / _DISTRIBUTED).open("rb") as stream:
-                metadata = _PlainMetadata(stream).load()
-            metadata.storage_meta.load_id = self.load_id
-            return metadata
-
-    reader = Reader(path)
-    whole = {
-        key: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for key, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata) and not key.startswith("optimizer")
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        parts.load(whole, storage_reader=reader, no_dist=True)
+    whole = {n: t for n, t in tensors(path).items() if not n.startswith("optimizer")}
+    read_parts(whole, path, alone=True)
     # The first part of a name is the strategy's own word for the model.
     return {key.split(".", 1)[1]: weight for key, weight in whole.items()}
-
-
-class _PlainMetadata(pickle.Unpickler):
-    """Reads the table of contents of a distributed checkpoint, and no other object."""
-
-    _ALLOWED: ClassVar[dict[str, frozenset[str]]] = {
-        "torch.distributed.checkpoint.metadata": frozenset(
-            {
-                "Metadata",
-                "MetadataIndex",
-                "StorageMeta",
-                "ChunkStorageMetadata",
-                "TensorStorageMetadata",
-                "BytesStorageMetadata",
-                "TensorProperties",
-                "_MEM_FORMAT_ENCODING",
-            }
-        ),
-        "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo", "_StoragePrefix"}),
-        "torch": frozenset({"Size"}),
-        "torch.serialization": frozenset({"_get_layout"}),
-        "pathlib": frozenset({"PosixPath"}),
-        "pathlib._local": frozenset({"PosixPath"}),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if dtype or name in self._ALLOWED.get(module, ()):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"its table of contents asks for {module}.{name}")
 
 
 def _remove(path: Path) -> None:

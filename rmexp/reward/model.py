@@ -31,7 +31,7 @@ from rmexp.backbone.parallel import (
 from rmexp.backbone.quiet import quiet_transformers
 from rmexp.backbone.sources import hub_name, resolve_model
 from rmexp.backbone.text import TemplateName, TextTemplate, Tokens
-from rmexp.backbone.tokens import text_key
+from rmexp.backbone.tokens import TokenStore, text_key
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint
 from rmexp.preferences.pair import Prompt, prompt_from_text
@@ -50,7 +50,7 @@ class RewardModel:
     Attributes:
         classifier: the network and its tokenizer.
         template: how texts become tokens.
-        base: name or path of the model that training started from.
+        base: name or path of the model that rmexp trained it from; empty where rmexp did not.
         token_budget: tokens in one forward pass.
         progress: called with (texts scored, texts to score) while :meth:`score` runs.
         replicas: the same network on further devices, which score beside the first.
@@ -58,6 +58,7 @@ class RewardModel:
         how_scored: how :meth:`score` last ran: ``template``, ``max_length``, ``precision``, and of
             the distinct ``texts`` how many truncation cut (``texts_cut``), and how many of those
             in the response (``responses_cut``).
+        store: where tokens are found again, as within a trial; None to tokenise at each call.
     """
 
     classifier: Classifier
@@ -68,6 +69,7 @@ class RewardModel:
     replicas: list[Classifier] = field(default_factory=list)
     frozen: FrozenStates | None = None
     how_scored: dict[str, Any] = field(default_factory=dict)
+    store: TokenStore | None = None
 
     def spread(self, devices: Sequence[str]) -> RewardModel:
         """Move to the first device and copy to the others."""
@@ -80,8 +82,9 @@ class RewardModel:
     ) -> None:
         """Score from what the frozen layers gave before, as training does.
 
-        Nothing happens where the model has none. The states hold for the weights that training
-        began from: the first text scored is run whole as well, and unequal scores end the use.
+        Nothing happens where the model has none. States are found again where the frozen weights
+        are the same values: those of training, unless saving has rounded them. The first text
+        scored is run whole as well, and unequal scores end the use.
 
         Args:
             peft: how the model was trained.
@@ -92,7 +95,8 @@ class RewardModel:
         if peft.adapts or peft.kind == "full" or not max_bytes:
             return
         self.classifier.peft = peft
-        self.frozen = FrozenStates(self.classifier, weights, cache_dir, max_bytes)
+        if self.classifier.frozen_layers:
+            self.frozen = FrozenStates(self.classifier, weights, cache_dir, max_bytes)
 
     def score(
         self, prompts: Sequence[Prompt | str], responses: Sequence[str]
@@ -114,9 +118,8 @@ class RewardModel:
         keys = [text_key(p, r) for p, r in zip(asked, responses, strict=True)]
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         distinct = sorted(first.values())
-        tokens = self.template.encode(
-            [asked[i] for i in distinct], [responses[i] for i in distinct]
-        )
+        encode = self.template.encode if self.store is None else self.store.tokens
+        tokens = encode([asked[i] for i in distinct], [responses[i] for i in distinct])
         self.how_scored = self._run_on(tokens)
         device = self.classifier.device
         families: dict[Prompt, list[int]] = {}
@@ -201,7 +204,7 @@ class RewardModel:
         )
         return _CARD.format(
             library="peft" if adapter else "transformers",
-            base=hub_name(self.base) or "unknown",
+            made=_TRAINED.format(base=hub_name(self.base)) if self.base else _FOREIGN,
             template=self.template.name,
             max_length=self.template.max_length,
             auto=auto,
@@ -209,6 +212,8 @@ class RewardModel:
         )
 
 
+_TRAINED = "Trained with rmexp from `{base}`\nby the Bradley-Terry loss on labelled pairs."
+_FOREIGN = "Written by rmexp,\nwhich did not train it."
 _CARD = """---
 library_name: {library}
 pipeline_tag: text-classification
@@ -218,8 +223,7 @@ tags:
 ---
 # Reward model
 
-One number for a prompt and a response; higher is better. Trained with rmexp from `{base}`
-by the Bradley-Terry loss on rule-adaptive labels.
+One number for a prompt and a response; higher is better. {made}
 
 - Text form: `{template}`, at most {max_length} tokens (the prompt is cut from its left).
 - Padding: on the right, with `{pad}`.
@@ -284,7 +288,7 @@ def load_reward_model(
             max_length=max_length or settings.get("max_length") or min(2048, limit or 2048),
             causal=classifier.causal,
         ),
-        base=settings.get("base", str(path)),
+        base=settings.get("base", ""),
     ).spread(devices)
 
 
@@ -305,7 +309,7 @@ def load_base_model(
         seed: of the trial.
         template: how texts become tokens.
         max_length: most tokens.
-        cache_dir: where named models are converted to.
+        cache_dir: where named models are converted to, and tokens found again.
         precision: 32 or bf16.
         device: where to run.
 
@@ -318,7 +322,8 @@ def load_base_model(
     form = TextTemplate(
         classifier.tokenizer, name=template, max_length=max_length, causal=classifier.causal
     )
-    return RewardModel(classifier, form, base=str(name)).spread(scoring_devices(device))
+    made = RewardModel(classifier, form, base=str(name), store=TokenStore(form, cache_dir))
+    return made.spread(scoring_devices(device))
 
 
 def _refuse_bare_trunk(path: Path | str) -> None:

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from rmexp.backbone.acceleration import checkpoint_layers, compile_layers
 from rmexp.backbone.classifier import Classifier, head_names
-from rmexp.backbone.frozen import FrozenStates
+from rmexp.backbone.frozen import GB, FrozenStates
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions, Precision
 from rmexp.backbone.sharding import StrategyName, strategy_of, whole_weights
@@ -38,7 +38,7 @@ from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
 from rmexp.reward.progress import StepProgress
 from rmexp.reward.ranks import SameRun, rank_environment
 
-FROZEN_CACHE_BYTES = 4 << 30
+FROZEN_CACHE_BYTES = 4 * GB
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class TrainedModel:
         history: one row an epoch: epoch, step, train/* and validation/* (loss, accuracy, margin,
             reward_mean, reward_std, what drift gives), train/gradient_norm,
             train/tokens_per_second.
-        metrics: pairs given, dropped (and why) and truncated, texts tokenised by this call,
-            seconds and tokens_per_second (real tokens) of training over all epochs.
+        metrics: pairs given, dropped (and why) and truncated, texts tokenised by this call, texts
+            whose frozen states were computed, reused or left out (for want of room), seconds and
+            tokens_per_second (real tokens) of training over all epochs.
         base_fingerprint: identity of the weights that training started from.
     """
 
@@ -172,7 +173,7 @@ def train_reward_model(
         torch.manual_seed(seed)
 
         path = resolve_model(model, cache_dir)
-        weights = weights_fingerprint(path)
+        weights = weights_fingerprint(path, commit=True, cache_dir=cache_dir)
         classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
         untrained = _prepare(classifier, loss)
         if gradient_checkpointing:
@@ -271,7 +272,7 @@ def train_reward_model(
         )
         reward = RewardModel(classifier, form, str(model), frozen=frozen)
         if begun is not None and strategy in ("auto", "ddp"):
-            begun(reward)
+            begun(replace(reward, store=store))
         trainer.fit(
             module,
             datamodule=loaders,
@@ -288,6 +289,7 @@ def train_reward_model(
             **data.counts,
             "frozen_computed": frozen.computed if frozen else 0,
             "frozen_reused": frozen.reused if frozen else 0,
+            "frozen_left_out": frozen.left_out if frozen else 0,
             "seconds": module.seconds,
             "tokens_per_second": module.tokens_seen / max(module.seconds, 1e-9),
         },

@@ -24,7 +24,7 @@ from rmexp.trial.schema import TrialConfig
 _CONFIG = "config"
 _SPACE = "space"
 # These change where a trial keeps or tells things, not what it computes.
-_FREE = ("cache_dir", "tracker", "rating", "trainer.threads")
+_FREE = ("cache_dir", "tracker", "rating", "trainer.threads", "trainer.frozen_cache_gb")
 _SHOWN = 3
 # What a trial reads beside its config; an adapter and a rater only where it has one.
 _CONTENT = ("pairs", "rules", "rater", "adapter", "model")

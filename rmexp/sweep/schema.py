@@ -99,7 +99,7 @@ class InlineExecutorConfig(Section):
 
 
 class ProcessExecutorConfig(Section):
-    """Warm worker processes on this machine."""
+    """Warm worker processes on this machine: imports loaded, weights mapped from their files."""
 
     kind: Literal["process"] = "process"
     slots: int | None = Field(None, ge=1, description="trials at once; None chooses")

@@ -35,7 +35,9 @@ class ProcessExecutor:
     """Each trial in a fresh process, forked from a server that has the imports loaded.
 
     A fork takes milliseconds where importing torch, transformers and Lightning takes seconds, and
-    no trial inherits another's state. The server never touches CUDA, so its children may (a
+    no trial inherits another's state. Models are loaded by each trial, from files that the system
+    keeps in memory and maps: what is not trained, and not of another dtype than its file, is there
+    once for all trials. The server never touches CUDA, so its children may (a
     forked process cannot use CUDA that its parent has initialised). Every worker leads a process
     group of its own, so that a trial's ranks end with it.
 

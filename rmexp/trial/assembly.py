@@ -92,7 +92,7 @@ def sentence_encoder(name: str, cache_dir: Path) -> SentenceEncoder:
     from rmexp.backbone.embedding import SentenceEncoder
     from rmexp.backbone.sources import resolve_model
 
-    return SentenceEncoder(resolve_model(name, cache_dir))
+    return SentenceEncoder(resolve_model(name, cache_dir), cache_dir=cache_dir)
 
 
 def rater(
@@ -123,7 +123,10 @@ def rater(
         from rmexp.rating.causal_lm import CausalLMRater
 
         return CausalLMRater(
-            resolve_model(options.model, cache), dtype=options.dtype, max_length=options.max_length
+            resolve_model(options.model, cache),
+            dtype=options.dtype,
+            max_length=options.max_length,
+            cache_dir=cache,
         )
     if options.kind == "openai":
         return _openai_rater(options)
@@ -141,8 +144,11 @@ def rater_fingerprint(config: LabellingConfig, rules: RuleSet) -> Fingerprint:
         from rmexp.backbone.sources import resolve_model
         from rmexp.rating.causal_lm import causal_lm_fingerprint
 
-        path = resolve_model(options.model, Path(config.cache_dir))
-        return causal_lm_fingerprint(path, dtype=options.dtype, max_length=options.max_length)
+        cache_dir = Path(config.cache_dir)
+        path = resolve_model(options.model, cache_dir)
+        return causal_lm_fingerprint(
+            path, dtype=options.dtype, max_length=options.max_length, cache_dir=cache_dir
+        )
     return rater(config, rules, _EncoderIdentity).fingerprint
 
 
@@ -152,7 +158,7 @@ class _EncoderIdentity:
     def __init__(self, name: str, cache_dir: Path):
         from rmexp.backbone.sources import encoder_fingerprint, resolve_model
 
-        self.fingerprint = encoder_fingerprint(resolve_model(name, cache_dir))
+        self.fingerprint = encoder_fingerprint(resolve_model(name, cache_dir), cache_dir=cache_dir)
 
 
 def relevance_encoder(config: LabellingConfig, rater: Rater) -> SentenceEncoder | None:

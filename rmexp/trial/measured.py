@@ -64,18 +64,19 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
     """
     model = config.model
     cache = Path(config.cache_dir)
+    path = resolve_model(model.name, cache)
     key = fingerprint(
         "base",
-        weights=weights_fingerprint(resolve_model(model.name, cache)),
+        weights=weights_fingerprint(path, commit=True, cache_dir=cache),
         template=model.template,
         max_length=model.max_length,
         seed=config.seed,
         sets={name: of.fingerprint.hexdigest for name, of in sets.items()},
         code=code_fingerprint(),
     )
-    path = cache / "base" / f"{key.hexdigest}.json"
-    if path.is_file():
-        plain = json.loads(path.read_text(encoding="utf-8"))
+    kept = cache / "base" / f"{key.hexdigest}.json"
+    if kept.is_file():
+        plain = json.loads(kept.read_text(encoding="utf-8"))
         return BaseResult(plain["metrics"], plain["scores"])
     scorer = load_base_model(
         model.name,
@@ -89,8 +90,8 @@ def base_result(config: TrialConfig, sets: Mapping[str, EvaluationSet]) -> BaseR
     found = BaseResult(
         known_metrics(results), {name: r.scores.tolist() for name, r in results.items()}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"metrics": found.metrics, "scores": found.scores})
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, {"metrics": found.metrics, "scores": found.scores})
     return found
 
 

@@ -199,6 +199,13 @@ class TrainerConfig(Section):
     sharded_checkpoints: bool = Field(
         False, description="each rank writes its own part of a checkpoint (strategy=fsdp)"
     )
+    frozen_cache_gb: float = Field(
+        4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="disk for what frozen layers give (peft=head_only, last_k), shared by trials: "
+        "the least recently used goes first; 0: run them each time",
+    )
 
     @property
     def ranks(self) -> int:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmexp.backbone.frozen import GB
 from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
+from rmexp.backbone.tokens import TokenStore
 from rmexp.evaluation.distribution import score_drift
 from rmexp.evaluation.objective import evaluate_objective, names_in
 from rmexp.evaluation.scorer import Scorer
@@ -23,7 +25,7 @@ from rmexp.rating.pairs import OnMissing
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.options import LossOptions
-from rmexp.reward.train import FROZEN_CACHE_BYTES, train_reward_model
+from rmexp.reward.train import train_reward_model
 from rmexp.rules import RuleSet
 from rmexp.tracking import Tracker
 from rmexp.trial import assembly
@@ -140,9 +142,10 @@ def evaluate(
     scorer = load_reward_model(trial.directory / MODEL, device=scoring_device(trial.config))
     scorer.progress = trial.advance
     config = trial.config
+    scorer.store = TokenStore(scorer.template, Path(config.cache_dir))
     if trial.base is not None:
         peft = PeftOptions(**config.peft.model_dump())
-        scorer.keep_frozen_states(peft, trial.base, Path(config.cache_dir), FROZEN_CACHE_BYTES)
+        scorer.keep_frozen_states(peft, trial.base, Path(config.cache_dir), _frozen_bytes(config))
     results = measure(scorer, sets)
     for name, result in results.items():
         _note_evaluation(trial, name, result)
@@ -292,6 +295,7 @@ def train(
         drift=lambda earlier, later: score_drift(earlier, later).metrics(),
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        frozen_cache_bytes=_frozen_bytes(config),
         sharded_checkpoints=config.trainer.sharded_checkpoints,
         gradient_checkpointing=config.trainer.gradient_checkpointing,
         compile_model=config.trainer.compile,
@@ -299,6 +303,10 @@ def train(
         progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
+
+
+def _frozen_bytes(config: TrialConfig) -> int:
+    return int(config.trainer.frozen_cache_gb * GB)
 
 
 def training_pairs(pairs: Sequence[Pair], labels: Labels, config: TrialConfig) -> TrainingPairs:

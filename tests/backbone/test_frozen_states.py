@@ -115,10 +115,43 @@ def test_other_weights_and_layers_are_other_states(tiny: Path, tiny_encoder: Pat
     assert len(list((tmp_path / "frozen").iterdir())) == 2
 
 
+def rounded(classifier: Classifier) -> None:
+    """As saving in bfloat16 does it."""
+    with torch.no_grad():
+        for weight in classifier.trunk.parameters():
+            weight.copy_(weight.bfloat16().float())
+
+
+def test_states_of_weights_that_were_rounded_are_kept_apart(tiny: Path, tmp_path: Path):
+    """They come from the same weights: what was loaded decides, not where from."""
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    tokens = tokens_of(classifier)
+    frozen.states(tokens)
+    rounded(classifier)
+    other = FrozenStates(classifier, weights_fingerprint(tiny), tmp_path, 1 << 30)
+    assert other.states(tokens) is not None
+    assert (other.computed, other.reused) == (4, 0)
+
+
+@pytest.mark.parametrize("asked", [slice(None), slice(1, None)], ids=["some new", "all found"])
+def test_found_states_that_are_another_models_are_not_used(
+    asked: slice, tiny: Path, tmp_path: Path
+):
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    tokens = tokens_of(classifier)
+    frozen.states(tokens[1:])
+    classifier, deceived = make(tiny, "last_k", tmp_path)
+    rounded(classifier)  # behind the cache's back
+    with pytest.warns(UserWarning, match="not this model's"):
+        assert deceived.states(tokens[asked]) is None
+
+
 def test_the_cache_is_bounded_and_removable(tiny: Path, tmp_path: Path):
     classifier, frozen = make(tiny, "last_k", tmp_path, room=1000)
     tokens = tokens_of(classifier)
-    assert frozen.states(tokens) is None
+    with pytest.warns(UserWarning, match="trainer.frozen_cache_gb allows"):
+        assert frozen.states(tokens) is None
+    assert (frozen.computed, frozen.left_out) == (0, 4)
     assert not (tmp_path / "frozen").exists()
 
     size = sum(len(t.ids) for t in tokens) * 64 * 4
@@ -131,6 +164,35 @@ def test_the_cache_is_bounded_and_removable(tiny: Path, tmp_path: Path):
     assert not (tmp_path / "frozen").exists()
 
 
+@pytest.mark.parametrize("when", ["while it is read", "after it was written"])
+def test_what_another_trial_makes_room_with_is_computed_again(
+    when: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    classifier, frozen = make(tiny, "last_k", tmp_path)
+    tokens = tokens_of(classifier)
+    expected = frozen.states(tokens)
+    other = make(tiny, "last_k", tmp_path)[1]
+    if when == "after it was written":
+        remove_frozen_states(tmp_path)
+    of, name = (np, "load") if when == "while it is read" else (other, "_write_shard")
+    original = getattr(of, name)
+
+    def vanishing(*arguments: object, **options: object) -> object:
+        monkeypatch.setattr(of, name, original)
+        if when == "after it was written":
+            original(*arguments, **options)
+        remove_frozen_states(tmp_path)
+        return original(*arguments, **options) if when == "while it is read" else None
+
+    monkeypatch.setattr(of, name, vanishing)
+    again = other.states(tokens)
+    assert (other.computed, other.reused) == (4, 0)
+    assert expected is not None
+    assert again is not None
+    # What was mapped stays readable where its file is gone.
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
 def test_a_model_whose_cached_scores_differ_is_not_cached(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -138,5 +200,6 @@ def test_a_model_whose_cached_scores_differ_is_not_cached(
     monkeypatch.setattr(
         frozen, "_run_all", lambda all_: [torch.zeros(len(t.ids), 64) for t in all_]
     )
-    assert frozen.states(tokens_of(classifier)) is None
+    with pytest.warns(UserWarning, match="not this model's"):
+        assert frozen.states(tokens_of(classifier)) is None
     assert np.all([not p.name.startswith("shard") for p in tmp_path.rglob("*")])

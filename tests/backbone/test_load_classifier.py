@@ -130,3 +130,15 @@ def test_dropout_is_off(tiny_encoder: Path):
     rates = [m.p for m in classifier.model.modules() if isinstance(m, torch.nn.Dropout)]
     assert rates
     assert not any(rates)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs the maps of Linux")
+def test_weights_are_mapped_from_their_file(tiny: Path) -> None:
+    """So trials that run at once share them, where their dtype is the file's."""
+    model = load_sequence_classifier(tiny, seed=0).trunk
+    mapped = [
+        range(*(int(end, 16) for end in line.split()[0].split("-")))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str((tiny / "model.safetensors").resolve()))
+    ]
+    assert all(any(w.data_ptr() in part for part in mapped) for w in model.parameters())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,61 @@ def test_tiny_models_are_the_same_everywhere(tiny: Path, tmp_path: Path):
     again = Path(resolve_model("tiny", tmp_path))
     assert again != tiny
     assert weights_fingerprint(again) == weights_fingerprint(tiny)
+
+
+def test_a_hub_name_is_known_by_what_it_stands_for_now(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    by_name = weights_fingerprint("owner/name")
+    assert weights_fingerprint("owner/name", commit=True) == by_name
+    folder = tmp_path / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    found = []
+    for commit in ("0123", "4567"):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        shutil.copy(tiny / "config.json", folder / "snapshots" / commit)
+        (folder / "refs" / "main").write_text(commit)
+        found.append(weights_fingerprint("owner/name", commit=True))
+        # What was paid for by the name is not paid for again.
+        assert weights_fingerprint("owner/name") == by_name
+    assert [f.parts["commit"] for f in found] == ["0123", "4567"]
+    assert found[0] != found[1]
+
+
+def test_another_process_hashes_weights_only_where_they_have_changed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, cache_dir = tmp_path / "m", tmp_path / "cache"
+    shutil.copytree(tiny, folder)
+    weights = folder / "model.safetensors"
+    hashed: list[str] = []
+    original = sources.file_sha256
+    monkeypatch.setattr(
+        sources, "file_sha256", lambda path: (hashed.append(path.name), original(path))[1]
+    )
+
+    def seen_anew() -> tuple[object, bool]:
+        sources._digests.clear()
+        hashed.clear()
+        return weights_fingerprint(folder, cache_dir=cache_dir), weights.name in hashed
+
+    first, read = seen_anew()
+    assert read
+    assert first == weights_fingerprint(folder)
+    assert seen_anew() == (first, False)
+    # Of the same size, and written at the same time as it seems.
+    before, content = weights.stat(), weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed, read = seen_anew()
+    assert read
+    assert changed != first
+    for note in (cache_dir / "digests").iterdir():
+        note.write_text("[broken")
+    assert seen_anew() == (changed, True)
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path):

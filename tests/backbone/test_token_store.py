@@ -59,6 +59,19 @@ def test_another_length_is_another_store(template: TextTemplate, tmp_path: Path)
     assert store.tokenised == 2
 
 
+@pytest.mark.parametrize("name", ["plain", "chat"])
+def test_another_end_token_is_another_store(name: str, tiny: Path, tmp_path: Path):
+    """Of two models with one tokenizer.json."""
+    ends = {}
+    for eos in ("</s>", "<|assistant|>"):
+        tokenizer = AutoTokenizer.from_pretrained(tiny)
+        tokenizer.eos_token = eos
+        form = TextTemplate(tokenizer, name=name, max_length=64, causal=True)
+        found = TokenStore(form, tmp_path).tokens(PROMPTS, ["a", "b"])
+        ends[tokenizer.eos_token_id] = [int(t.ids[-1]) for t in found]
+    assert ends == {2: [2, 2], 5: [5, 5]}
+
+
 def test_a_half_written_shard_is_not_read(template: TextTemplate, tmp_path: Path):
     store = TokenStore(template, tmp_path)
     store.tokens(PROMPTS, ["a", "b"])

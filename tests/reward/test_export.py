@@ -6,16 +6,27 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForSequenceClassification
-from transformers import AutoModelForSequenceClassification
+from peft import (
+    AutoPeftModelForSequenceClassification,
+    LoraConfig,
+    TaskType,
+    get_peft_model,
+)
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import rmexp
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.sharding import _partial_checkpoints
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.preferences.pair import prompt_from_text
@@ -59,6 +70,26 @@ def test_an_exported_model_scores_as_before(
 def test_a_taken_target_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="exists already"):
         export_reward_model(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_a_card_says_of_a_foreign_model_only_what_is_known(kind: str, tiny: Path, tmp_path: Path):
+    foreign = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=1)
+    if kind == "adapter":
+        foreign = get_peft_model(foreign, LoraConfig(r=2, task_type=TaskType.SEQ_CLS))
+    foreign.save_pretrained(tmp_path / "f")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "f")
+    out = export_reward_model(tmp_path / "f", tmp_path / "out")
+    card = (out / CARD).read_text()
+    assert "Trained" not in card
+    assert "rmexp, which did not train it" in " ".join(card.split())
+    expected = load_reward_model(tmp_path / "f").score(PROMPTS, RESPONSES)
+    assert load_reward_model(out).score(PROMPTS, RESPONSES) == pytest.approx(expected, abs=1e-6)
+
+    made = load_reward_model(out)
+    made.base = "tiny"
+    card = (made.save(tmp_path / "own") / CARD).read_text()
+    assert "Trained with rmexp from `tiny`" in card
 
 
 def test_an_adapter_stays_one_unless_merged(tiny: Path, tmp_path: Path, cache: Path):
@@ -138,6 +169,42 @@ def test_a_foreign_table_of_contents_runs_nothing(tmp_path: Path):
     (tmp_path / "last.ckpt" / ".metadata").write_bytes(pickle.dumps(Foreign()))
     with pytest.raises(UserError, match=r"asks for posix\.mkdir"):
         checkpoint_weights(tmp_path / "last.ckpt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("where", ["table of contents", "part"])
+def test_going_on_from_a_foreign_sharded_checkpoint_runs_nothing(where: str, tmp_path: Path):
+    import torch.distributed.checkpoint as parts
+
+    class Foreign:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    strategy = SimpleNamespace(model=model, optimizers=[optimizer], broadcast=lambda path: path)
+    load = _partial_checkpoints().load_checkpoint
+    state = {
+        "state_dict": get_model_state_dict(model),
+        "optimizer_0": get_optimizer_state_dict(model, optimizer),
+    }
+    expected = {name: weight.clone() for name, weight in state["state_dict"].items()}
+    saved = tmp_path / "last.ckpt"
+    parts.save(state, checkpoint_id=saved, no_dist=True)
+    torch.save({"rest": 1}, saved / "meta.pt")
+    with torch.no_grad():
+        model.weight.zero_()
+    assert load(strategy, saved) == {"rest": 1}
+    assert all(torch.equal(w, expected[n]) for n, w in model.state_dict().items())
+
+    shutil.rmtree(saved)
+    if where == "part":
+        state["optimizer_0"]["param_groups"][0]["lr"] = Foreign()
+    parts.save(state, checkpoint_id=saved, no_dist=True)
+    if where == "table of contents":
+        (saved / ".metadata").write_bytes(pickle.dumps(Foreign()))
+    with pytest.raises(UserError, match=str(saved)):
+        load(strategy, saved)
     assert not (tmp_path / "ran").exists()
 
 

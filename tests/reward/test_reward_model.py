@@ -206,6 +206,25 @@ def test_eos_inside_the_prompt_does_not_end_the_text(tiny: Path, tmp_path: Path)
     assert abs(scores[0] - scores[1]) > 1e-6
 
 
+def test_a_pad_token_that_stays_eos_ends_no_text(tiny: Path, tmp_path: Path):
+    """Where the vocabulary has no other to spare: pooling by ids would read inside the prompt."""
+    folder = damaged_tokenizer(tiny, tmp_path / "t", pad_token="</s>")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("<pad>", "<|tool|>"))
+    made = reward_model(folder, name="chat")
+    assert made.classifier.pad_id == made.classifier.tokenizer.eos_token_id
+    expected = reward_model(tiny, name="chat")
+    # Alone and beside longer texts, which pad it; with and without another response to its prompt.
+    for others in (slice(0, 0), slice(4, 5), slice(0, 5)):
+        prompts, responses = [PROMPTS[1], *PROMPTS[others]], ["Good.", *RESPONSES[others]]
+        assert made.score(prompts, responses) == pytest.approx(
+            expected.score(prompts, responses), abs=1e-5
+        )
+    good, bad = made.score([PROMPTS[1]] * 2, ["Good.", "Bad, and longer."])
+    assert abs(good - bad) > 1e-4
+
+
 def test_identical_texts_run_once(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     made = reward_model(tiny)
     encoded: list[str] = []

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.preferences.pair import Pair, prompt_from_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
 from rmexp.reward.model import load_reward_model
-from rmexp.reward.module import PairOutcomes
+from rmexp.reward.module import PairOutcomes, RewardModule
 from rmexp.reward.options import LossOptions
 from rmexp.reward.train import TrainedModel, train_reward_model
 
@@ -91,22 +93,26 @@ def test_the_same_seed_gives_the_same_bits(kind: str, tmp_path: Path, cache: Pat
     assert any(not torch.equal(weights(first)[n], w) for n, w in weights(other).items())
 
 
+def plain_rewards(reference: Classifier, template: TextTemplate) -> list[torch.Tensor]:
+    """Of the chosen and the rejected sides, text by text by plain transformers."""
+    pairs, rewards = labelled(), []
+    for side in (pairs.chosen, pairs.rejected):
+        scores = []
+        for prompt, response in zip(pairs.prompts, side, strict=True):
+            ids = template.encode([prompt], [response])[0].ids
+            batch = torch.tensor(ids[None].astype(np.int64))
+            scores.append(reference.inner(input_ids=batch).logits[0, 0])
+        rewards.append(torch.stack(scores))
+    return rewards
+
+
 def test_the_first_step_is_plain_bradley_terry(tmp_path: Path, cache: Path, tiny: Path):
     """One step over all pairs moves the head by AdamW's first step on the plain loss."""
     trained = run(
         tmp_path, cache, batch_pairs=COUNT, learning_rate=1e-3, validation=None, gradient_clip=None
     )
     reference = load_sequence_classifier(tiny, seed=1)
-    pairs = labelled()
-    rewards = []
-    for side in (pairs.chosen, pairs.rejected):
-        scores = []
-        for prompt, response in zip(pairs.prompts, side, strict=True):
-            ids = trained.model.template.encode([prompt], [response])[0].ids
-            batch = torch.tensor(ids[None].astype(np.int64))
-            scores.append(reference.inner(input_ids=batch).logits[0, 0])
-        rewards.append(torch.stack(scores))
-    loss = bradley_terry_loss(*rewards)
+    loss = bradley_terry_loss(*plain_rewards(reference, trained.model.template))
     loss.backward()
     assert trained.history[0]["train/loss"] == pytest.approx(loss.item(), abs=1e-5)
     gradients = [p.grad for p in reference.model.parameters() if p.grad is not None]
@@ -137,24 +143,64 @@ def test_training_loss_is_over_single_pairs(tmp_path: Path, cache: Path):
     assert trained.history[0]["train/loss"] == pytest.approx(one.history[0]["train/loss"], abs=1e-6)
 
 
-def test_margin_target_and_weight_reach_the_loss(tmp_path: Path, cache: Path):
-    plain = weights(run(tmp_path, cache))
-    columns = {
-        "margin": np.linspace(0, 1, COUNT),
-        "target": np.linspace(0.5, 1, COUNT),
-        "weight": np.linspace(0.1, 2, COUNT),
-    }
-    for name, values in columns.items():
-        moved = weights(run(tmp_path, cache, train=labelled(**{name: values})))
-        assert any(not torch.equal(plain[n], w) for n, w in moved.items()), name
-    for options in (LossOptions(label_smoothing=0.2), LossOptions(center_coefficient=0.5)):
-        moved = weights(run(tmp_path, cache, loss=options))
-        assert any(not torch.equal(plain[n], w) for n, w in moved.items()), options
+COLUMNS = {
+    "margin": np.linspace(0, 1, COUNT),
+    "target": np.linspace(0.5, 1, COUNT),
+    "weight": np.linspace(0.1, 2, COUNT),
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["margin"], LossOptions()),
+        (["target"], LossOptions()),
+        (["weight"], LossOptions()),
+        ([], LossOptions(label_smoothing=0.2)),
+        ([], LossOptions(center_coefficient=0.5)),
+        ([*COLUMNS], LossOptions(label_smoothing=0.1, center_coefficient=0.3)),
+    ],
+    ids=["margin", "target", "weight", "smoothing", "centering", "all"],
+)
+def test_margin_target_and_weight_make_the_loss_of_the_formula(
+    names: list[str],
+    options: LossOptions,
+    tiny: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    original = RewardModule.training_step
+    steps: list[tuple[np.ndarray, float]] = []
+
+    def kept(self: RewardModule, batch: Any, batch_index: int) -> torch.Tensor:
+        loss = original(self, batch, batch_index)
+        steps.append((batch.index, loss.item()))
+        return loss
+
+    monkeypatch.setattr(RewardModule, "training_step", kept)
+    given = {name: COLUMNS[name] for name in names}
+    # The weights stay where they begin.
+    rate = {"learning_rate": 1e-12, "validation": None}
+    trained = run(tmp_path, cache, train=labelled(**given), loss=options, **rate)
+    reference = load_sequence_classifier(tiny, seed=1)
+    with torch.inference_mode():
+        rewards = plain_rewards(reference, trained.model.template)
+    chosen, rejected = (side.double().numpy() for side in rewards)
+    delta = chosen - rejected - given.get("margin", 0)
+    sure, smoothing = given.get("target", np.ones(COUNT)), options.label_smoothing
+    sure = (1 - smoothing) * sure + smoothing * (1 - sure)
+    losses = sure * np.log1p(np.exp(-delta)) + (1 - sure) * np.log1p(np.exp(delta))
+    losses += options.center_coefficient * (chosen + rejected) ** 2
+    weight = given.get("weight", np.ones(COUNT))
+    assert sorted(np.concatenate([index for index, _ in steps])) == list(range(COUNT))
+    for index, loss in steps:
+        expected = (weight[index] * losses[index]).sum() / weight[index].sum()
+        assert loss == pytest.approx(expected, abs=1e-5)
+    assert trained.history[0]["train/loss"] == pytest.approx(losses.mean(), abs=1e-5)
 
 
 def test_a_nan_loss_names_the_pair(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
-    from rmexp.backbone.classifier import Classifier
-
     def broken(self: Classifier, rows: Any) -> torch.Tensor:
         scores = original(self, rows)
         return torch.where(torch.from_numpy(rows.sequence) == 0, torch.nan, scores)
@@ -201,8 +247,6 @@ def test_the_second_trial_tokenises_nothing(tmp_path: Path):
 
 
 def test_tokens_are_encoded_once_not_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from rmexp.backbone.text import TextTemplate
-
     encoded = []
     original = TextTemplate.encode
 
@@ -253,6 +297,28 @@ def test_cached_frozen_layers_train_the_same_model(model: str, kind: str, tmp_pa
         assert torch.equal(weights(first)[name], weights(second)[name]), name
 
 
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+def test_tokens_are_counted_where_their_states_were_kept(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A text of which one state is run is still a text of all its tokens."""
+    seen: list[int] = []
+    original = RewardModule.on_train_epoch_end
+
+    def kept(self: RewardModule) -> None:
+        original(self)
+        seen.append(self.tokens_seen)
+
+    monkeypatch.setattr(RewardModule, "on_train_epoch_end", kept)
+    options = {"peft": PeftOptions(kind=kind, last_k=1), "share_prompts": False}
+    plain = run(tmp_path, tmp_path / "cache", frozen_cache_bytes=0, **options)
+    cached = run(tmp_path, tmp_path / "cache", **options)
+    assert cached.metrics["frozen_computed"] > 0
+    assert seen[0] == seen[1] > 100
+    for trained in (plain, cached):
+        assert trained.history[0]["train/tokens_saved"] == 0
+
+
 def test_sharing_prompts_trains_the_same_model(tmp_path: Path, cache: Path):
     apart = run(tmp_path, cache, share_prompts=False, learning_rate=1e-4)
     shared = run(tmp_path, cache, learning_rate=1e-4)
@@ -284,8 +350,6 @@ def test_drift_is_given_the_scores_of_the_epoch_before_and_of_this_one(tmp_path:
 def test_a_stopped_run_goes_on_to_the_same_bits(
     stop_at: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from rmexp.reward.module import RewardModule
-
     options: dict[str, Any] = {
         "peft": PeftOptions(kind="lora", dropout=0.2),
         "epochs": 3,
@@ -350,7 +414,7 @@ def test_a_saved_model_scores_from_the_states_that_training_kept(
     assert scorer.frozen is not None
     assert scorer.frozen.reused > 0  # what was judged after each epoch
 
-    # Another model's states would be silently wrong: one text run whole tells.
+    # Another model's states would be silently wrong.
     stranger = load_reward_model(trained.path)
     with torch.no_grad():
         for name, weight in stranger.classifier.trunk.named_parameters():
@@ -359,3 +423,24 @@ def test_a_saved_model_scores_from_the_states_that_training_kept(
     expected = stranger.score(prompts, responses)
     stranger.keep_frozen_states(peft, trained.base_fingerprint, cache, 1 << 30)
     assert stranger.score(prompts, responses) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["head_only", "last_k"])
+def test_what_a_model_saved_in_bf16_gives_is_no_states_of_a_float32_run(kind: str, tmp_path: Path):
+    """Both come from the same weights, and both are run in float32 without autocast."""
+    peft = PeftOptions(kind=kind, last_k=1)
+    cache = tmp_path / "cache"
+    low = run(tmp_path / "low", cache, peft=peft, precision="bf16", save=True)
+    assert low.path is not None
+    prompts = [p.prompt for p in held_out()] * 2
+    responses = [p.response_a for p in held_out()] + [p.response_b for p in held_out()]
+    for found in (0, 14):
+        scorer = load_reward_model(low.path)
+        scorer.keep_frozen_states(peft, low.base_fingerprint, cache, 1 << 30)
+        scorer.score(prompts, responses)
+        assert scorer.frozen is not None
+        assert scorer.frozen.reused == found
+    after = run(tmp_path / "after", cache, peft=peft)
+    alone = run(tmp_path / "alone", tmp_path / "other", peft=peft)
+    assert after.history[0]["validation/loss"] == alone.history[0]["validation/loss"]
+    assert after.history[0]["train/loss"] == alone.history[0]["train/loss"]

@@ -78,6 +78,7 @@ def test_a_study_refuses_what_would_make_its_trials_incomparable(
 def test_where_things_are_kept_and_wider_numeric_ranges_are_free() -> None:
     study = _study()
     moved = {**BASE, "cache_dir": "/b", "tracker": {"kind": "none"}, "gamma": 7.0}
+    moved |= {"trainer": {"threads": 2, "frozen_cache_gb": 1.0}}  # old studies know no such key
     before = study.user_attrs
     refuse_drift(study, moved, _space(gamma="choice(0,1)", epochs="range(1,9)"))
     assert study.user_attrs == before  # what the study was made with stays noted

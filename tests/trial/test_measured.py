@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plain_scorer import LengthScorer
 
+from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.evaluation.distribution import SCORE_DRIFT
 from rmexp.evaluation.sets import evaluate_set, pairs_set
@@ -83,6 +85,31 @@ def test_the_base_is_what_training_starts_from(plain: dict, tmp_path: Path) -> N
     assert record.report["drift"]["mine"]["score_shift"] == pytest.approx(0, abs=1e-5)
     # One epoch has none before it.
     assert "drift_between_epochs" not in record.report
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
+def test_no_text_of_a_trial_is_tokenised_twice(
+    model: str, plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those trained on nor those scored: by the base, after each epoch, in the end."""
+    plain |= {"model": {"name": model}, "epochs": 2}
+    plain["evaluation"] |= {"objective": "'mine/loss' - base.loss", "test": True}
+    encoded: list[tuple[object, str]] = []
+    original = TextTemplate.encode
+
+    def counted(self: TextTemplate, prompts: Any, responses: Any) -> Any:
+        encoded.extend(zip(prompts, responses, strict=True))
+        return original(self, prompts, responses)
+
+    monkeypatch.setattr(TextTemplate, "encode", counted)
+    first = run_trial(trial_config(plain), directory=tmp_path / "1")
+    assert first.state == "complete", first.reason
+    assert len(encoded) == len(set(encoded)) > 40
+    change = {"seed": 1, "gamma": 0.25, "learning_rate": 1e-3}
+    second = run_trial(trial_config({**plain, **change}), directory=tmp_path / "2")
+    assert second.state == "complete", second.reason
+    assert second.metrics["mine/loss"] != first.metrics["mine/loss"]
+    assert len(encoded) == len(set(encoded))
 
 
 def test_contamination_is_found_before_training(

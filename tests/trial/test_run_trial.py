@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from word_rater import WordRater
 
+from rmexp.backbone import sources
 from rmexp.errors import UserError
 from rmexp.labelling import preference_labels
 from rmexp.preferences import Pair, prompt_from_text, read_files
@@ -115,6 +117,23 @@ def test_the_second_trial_rates_nothing(plain: dict, tmp_path: Path) -> None:
     assert second.metrics["ratings/rated"] == 0
     assert second.metrics["ratings/reused"] > 0
     assert (tmp_path / "asked").read_text() == asked
+
+
+def test_the_second_trial_hashes_no_weights_again(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial is a process of its own: what one remembers the next must find on disk."""
+    hashed: list[Path] = []
+    original = sources.file_sha256
+    monkeypatch.setattr(sources, "file_sha256", lambda p: (hashed.append(p), original(p))[1])
+    plain["rater"] = {"kind": "exemplar", "encoder": "tiny_encoder"}
+    for n, expected in enumerate((2, 0)):
+        sources._digests.clear()
+        hashed.clear()
+        config = trial_config({**plain, "seed": n})
+        record = run_trial(config, directory=tmp_path / str(n))
+        assert record.state == "complete", record.reason
+        assert sum(path.suffix == ".safetensors" for path in hashed) == expected
 
 
 def test_a_missing_rating_is_an_error_where_asked_for(plain: dict, tmp_path: Path) -> None:
@@ -306,3 +325,20 @@ def test_a_check_before_the_trial_spares_it_the_reading(
     path.write_text("".join(row.format(n) for n in range(30)))
     again = run_trial(config, directory=tmp_path / "2")
     assert again.report["data"]["read"] == 30
+
+
+@pytest.mark.parametrize(
+    ("room", "kept"), [(4.0, True), (1e-6, False), (0.0, False)], ids=["room", "too little", "none"]
+)
+def test_how_much_frozen_layers_may_keep_is_a_key(
+    room: float, kept: bool, plain: dict, tmp_path: Path
+) -> None:
+    plain |= {"peft": {"kind": "head_only"}, "trainer": {"threads": 1, "frozen_cache_gb": room}}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        record = run_trial(trial_config(plain), directory=tmp_path / "t")
+    assert record.state == "complete", record.reason
+    assert (record.metrics["train/frozen_computed"] > 0) == kept
+    assert (record.metrics["train/frozen_left_out"] > 0) == (room == 1e-6)
+    assert any("trainer.frozen_cache_gb allows" in str(w.message) for w in told) == (room == 1e-6)
+    assert (tmp_path / "cache" / "frozen").is_dir() == kept
