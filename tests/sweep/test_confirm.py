@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
+from rmexp.cli import main
 from rmexp.errors import DriftError, UserError
 from rmexp.fingerprint import fingerprint
 from rmexp.preferences import pairs_fingerprint
@@ -224,6 +225,16 @@ def test_runs_of_one_trial_tell_drift_and_may_log_elsewhere(searched) -> None:
     assert events[0].startswith("drift: rater changed")
     with pytest.raises(UserError, match="--seeds"):
         rerun_seeds(folder, 0, ScriptedExecutor(), seeds=1)
+
+
+def test_the_command_refuses_drift_before_it_runs_other_seeds(searched, tmp_path, capsys) -> None:
+    _, folder = searched
+    _made_of(TrialRecord.read(folder.trial(0)), "rater").write(folder.trial(0))
+    with pytest.raises(SystemExit) as stop:
+        main(["rerun", "s", "--seeds", "2", "--inline", "--output-dir", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "rater changed (kind); add --on-drift warn" in capsys.readouterr().err
+    assert not (folder.root / "confirm").exists()
 
 
 def test_a_failed_run_is_told_and_run_again(searched) -> None:
