@@ -140,7 +140,9 @@ def found_today(config: TrialConfig) -> dict[str, Callable[[], Fingerprint]]:
         "pairs": lambda: reading.read_pairs(config.data).fingerprint,
         "rules": lambda: rules.fingerprint,
         "rater": lambda: assembly.rater_fingerprint(config, rules),
-        "model": lambda: weights_fingerprint(resolve_model(model, cache)),
+        "model": lambda: weights_fingerprint(
+            resolve_model(model, cache), commit=True, cache_dir=cache
+        ),
         "code": code_fingerprint,
     }
     if config.selection.strategy == "adapter":

@@ -262,7 +262,9 @@ def train(
             raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
 
     # Before training: a trial that is pruned must tell what it began with, too.
-    trial.base = weights_fingerprint(resolve_model(config.model.name, Path(config.cache_dir)))
+    cache = Path(config.cache_dir)
+    path = resolve_model(config.model.name, cache)
+    trial.base = weights_fingerprint(path, commit=True, cache_dir=cache)
     trial.identify("model", trial.base)
     trained = train_reward_model(
         training_pairs(labelled.rated.pairs, labelled.labels, config),
