@@ -26,7 +26,8 @@ class KeepLast(pl.Callback):
     """Write ``last.ckpt`` every so many optimiser steps: a file, or a folder of every rank's part.
 
     Never behind an epoch's last batch: the epoch's validation and report stand between that and
-    the next epoch, and a resumed run must not miss them.
+    the next epoch, and a resumed run must not miss them. One that is due there is written a step
+    later, in the next epoch.
 
     Args:
         folder: where it lies.
@@ -38,9 +39,11 @@ class KeepLast(pl.Callback):
         self.folder = folder
         self.every = every
         self.made_of = made_of
+        self._saved_at = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Write down what the checkpoints belong to."""
+        self._saved_at = trainer.global_step
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MADE_OF).write_text(json.dumps(self.made_of, indent=2) + "\n")
@@ -50,8 +53,9 @@ class KeepLast(pl.Callback):
     ) -> None:
         """Save where it is time; the old checkpoint stays until the new one is whole."""
         last = batch_index + 1 >= trainer.num_training_batches
-        if last or trainer.global_step % self.every:
+        if last or trainer.global_step - self._saved_at < self.every:
             return
+        self._saved_at = trainer.global_step
         if trainer.is_global_zero:
             _remove(self.folder / _NEXT)
         trainer.strategy.barrier()
@@ -71,6 +75,20 @@ class KeepLast(pl.Callback):
             kept.rename(old)
         new.rename(kept)
         _remove(old)
+
+
+def why_never(every: int, steps_an_epoch: int, epochs: int) -> str | None:
+    """Why :class:`KeepLast` finds no place for a single checkpoint; None where it finds one."""
+    steps = epochs * steps_an_epoch
+    if steps_an_epoch > 1 and every < steps:
+        return None
+    use = "there is no place for one with one step an epoch"
+    if steps_an_epoch > 1:
+        use = f"use {steps - 1} or less"
+    return (
+        f"checkpoint_steps={every}: a run of {epochs} x {steps_an_epoch} steps writes no "
+        f"checkpoint; {use}"
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

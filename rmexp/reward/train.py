@@ -29,13 +29,18 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair
 from rmexp.reward.batches import tokenise_pairs
-from rmexp.reward.checkpoint import KeepLast, last_checkpoint, remove_checkpoints
+from rmexp.reward.checkpoint import (
+    KeepLast,
+    last_checkpoint,
+    remove_checkpoints,
+    why_never,
+)
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
 from rmexp.reward.module import Report, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
-from rmexp.reward.progress import StepProgress
+from rmexp.reward.progress import StepProgress, Warnings
 from rmexp.reward.ranks import SameRun, rank_environment
 
 FROZEN_CACHE_BYTES = 4 << 30
@@ -143,7 +148,8 @@ def train_reward_model(
         begun: called before the first step with the model that is trained, which a report may
             score with; not called for a sharded one, which takes every rank to score.
         resume: go on from the last checkpoint in the directory, where there is one.
-        checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
+        checkpoint_steps: optimiser steps between two checkpoints, 0 for none; one that is due on an
+            epoch's last step is written on the next. Says so where there is no place for any.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp), so that no
             rank ever holds the whole; ``rmexp export`` puts the parts together.
         gradient_checkpointing: run each layer again in the backward pass, instead of keeping what
@@ -198,7 +204,8 @@ def train_reward_model(
             shuffle=shuffle,
             seed=seed,
         )
-        steps = epochs * -(-len(data.pairs) // batch_pairs)
+        steps_an_epoch = -(-len(data.pairs) // batch_pairs)
+        steps = epochs * steps_an_epoch
         module = RewardModule(
             classifier,
             ids=data.pairs.ids,
@@ -228,6 +235,7 @@ def train_reward_model(
             validation=[] if checked is None else checked.pairs.ids,
             resumed=checkpoint is not None,
         )
+        warned: list[str] = []
         callbacks: list[pl.Callback] = [SameRun(run)]
         if checkpoint_steps:
             made_of = {
@@ -239,8 +247,11 @@ def train_reward_model(
                 "untrained": untrained,
             }
             callbacks.append(KeepLast(checkpoints, checkpoint_steps, made_of))
+            if never := why_never(checkpoint_steps, steps_an_epoch, epochs):
+                warned.append(never)
         if progress is not None:
             callbacks.append(StepProgress(steps, progress))
+        callbacks.append(Warnings(warned))
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,

@@ -189,7 +189,10 @@ class TrainerConfig(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; None shares the cores")
     deterministic: bool = Field(True, description="the same config gives the same bits")
     checkpoint_steps: int = Field(
-        0, ge=0, description="optimiser steps between two checkpoints to resume from, 0 for none"
+        0,
+        ge=0,
+        description="optimiser steps between two checkpoints to go on from, 0 for none; "
+        "fewer than the steps of a run",
     )
     gradient_checkpointing: bool = Field(
         False, description="run layers again in the backward pass: less memory, more time"

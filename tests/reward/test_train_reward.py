@@ -304,6 +304,47 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(("every", "saved_at"), [(4, 5), (3, 3), (8, 9)])
+def test_a_checkpoint_due_on_an_epochs_last_step_is_written_on_the_next(
+    every: int, saved_at: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An epoch has four steps: with 4 none was ever written."""
+    from rmexp.reward.module import RewardModule
+
+    original = RewardModule.training_step
+
+    def stopping(self: RewardModule, batch: Any, batch_index: int) -> torch.Tensor:
+        if (tmp_path / "checkpoints" / "last.ckpt").exists():
+            raise KeyError("stopped")
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(RewardModule, "training_step", stopping)
+    with pytest.raises(KeyError):
+        run(tmp_path, cache, epochs=3, checkpoint_steps=every)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == saved_at
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"checkpoint_steps": 4}, "checkpoint_steps=4: a run of 1 x 4 steps writes no checkpoint"),
+        ({"checkpoint_steps": 1, "batch_pairs": COUNT, "epochs": 3}, "one step an epoch"),
+        ({"checkpoint_steps": 3}, ""),
+        ({"checkpoint_steps": 4, "epochs": 2}, ""),
+    ],
+)
+def test_a_run_without_room_for_a_checkpoint_says_so(
+    options: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    cache: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    run(tmp_path, cache, **options)
+    assert (said in capfd.readouterr().err) if said else not capfd.readouterr().err
+
+
 def test_a_checkpoint_holds_only_what_is_trained(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
