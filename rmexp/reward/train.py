@@ -157,7 +157,8 @@ def train_reward_model(
         compile_model: compile the layers (a minute or more at the start).
         save: whether to write the model.
         resolved: the whole config, where this is part of a trial; with several ranks each proves
-            before fit that it holds the same one, and the same options and pairs.
+            before fit that it holds the same one. The options here and the texts and labels of all
+            pairs they prove in any case. (Threads may differ, as machines do.)
         progress: called after each optimiser step with (steps done, all steps), on rank 0.
 
     Raises:
@@ -231,8 +232,22 @@ def train_reward_model(
             precision=precision,
             token_budget=token_budget,
             share_prompts=share_prompts,
-            pairs=_pairs_hash(data.pairs),
-            validation=[] if checked is None else checked.pairs.ids,
+            template=form.name,
+            max_length=max_length,
+            tokens=form.fingerprint,
+            accelerator=accelerator,
+            devices=devices,
+            nodes=nodes,
+            strategy=strategy,
+            deterministic=deterministic,
+            frozen_cache_bytes=frozen_cache_bytes,
+            gradient_checkpointing=gradient_checkpointing,
+            compile_model=compile_model,
+            checkpoint_steps=checkpoint_steps,
+            sharded_checkpoints=sharded_checkpoints,
+            save=save,
+            pairs=data.pairs.fingerprint,
+            validation=None if checked is None else checked.pairs.fingerprint,
             resumed=checkpoint is not None,
         )
         warned: list[str] = []
@@ -299,13 +314,6 @@ def train_reward_model(
         },
         base_fingerprint=weights,
     )
-
-
-def _pairs_hash(pairs: TrainingPairs) -> Fingerprint:
-    columns = {"margin": pairs.margin, "target": pairs.target, "weight": pairs.weight}
-    given = {name: column for name, column in columns.items() if column is not None}
-    sides = {"ids": pairs.ids, "chosen": pairs.chosen, "rejected": pairs.rejected}
-    return fingerprint("labelled pairs", **sides, **given)
 
 
 def _save(trainer: pl.Trainer, reward: RewardModel, folder: Path) -> Path:

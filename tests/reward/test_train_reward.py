@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
+from rmexp.fingerprint import Fingerprint, differences
 from rmexp.preferences.pair import Pair, prompt_from_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
 from rmexp.reward.model import load_reward_model
 from rmexp.reward.module import PairOutcomes
 from rmexp.reward.options import LossOptions
+from rmexp.reward.ranks import SameRun
 from rmexp.reward.train import TrainedModel, train_reward_model
 
 COUNT = 13
@@ -343,6 +346,43 @@ def test_a_run_without_room_for_a_checkpoint_says_so(
 ):
     run(tmp_path, cache, **options)
     assert (said in capfd.readouterr().err) if said else not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"train": replace(labelled(), prompts=[prompt_from_text("other")] * COUNT)}, "pairs"),
+        ({"validation": [replace(p, response_a="other") for p in held_out()]}, "validation"),
+        ({"template": "chat"}, "template"),
+        ({"max_length": 64}, "max_length"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing"),
+        ({"checkpoint_steps": 2}, "checkpoint_steps"),
+        ({"save": True}, "save"),
+    ],
+)
+def test_ranks_prove_texts_and_options_without_a_config(
+    change: dict[str, Any],
+    named: str,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A script under torchrun hands in no config: what it hands in must be the same on all."""
+
+    class Proven(Exception):
+        pass
+
+    def proof(**options: Any) -> Fingerprint:
+        with pytest.raises(Proven) as proven:
+            run(tmp_path, cache, **{"template": "plain", **options})
+        return proven.value.args[0]
+
+    def setup(self: SameRun, *args: Any, **options: Any) -> None:
+        raise Proven(self.run)
+
+    monkeypatch.setattr(SameRun, "setup", setup)
+    assert differences(proof(), proof()) == []
+    assert named in differences(proof(), proof(**change))
 
 
 def test_a_checkpoint_holds_only_what_is_trained(
