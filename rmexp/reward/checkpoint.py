@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import warnings
@@ -14,11 +13,14 @@ import pytorch_lightning as pl
 import torch
 
 from rmexp.errors import UserError
+from rmexp.reward.checkpoint_files import (
+    NAME,
+    NEXT,
+    PREVIOUS,
+    remove_checkpoints,
+    write_made_of,
+)
 
-MADE_OF = "rmexp_checkpoint.json"
-_NAME = "last.ckpt"
-_NEXT = "next.ckpt"
-_PREVIOUS = "previous.ckpt"
 _DISTRIBUTED = ".metadata"
 
 
@@ -32,7 +34,8 @@ class KeepLast(pl.Callback):
     Args:
         folder: where it lies.
         every: steps between two checkpoints.
-        made_of: plain data from which the model can be built again, written beside it.
+        made_of: plain data from which the model can be built again, and which tells whose the
+            checkpoint is; written beside it.
     """
 
     def __init__(self, folder: Path, every: int, made_of: Mapping[str, Any]) -> None:
@@ -45,8 +48,10 @@ class KeepLast(pl.Callback):
         """Write down what the checkpoints belong to."""
         self._saved_at = trainer.global_step
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / MADE_OF).write_text(json.dumps(self.made_of, indent=2) + "\n")
+            if not trainer.global_step:
+                # What another run has left must not be taken for this one's.
+                remove_checkpoints(self.folder)
+            write_made_of(self.folder, self.made_of)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int
@@ -57,15 +62,15 @@ class KeepLast(pl.Callback):
             return
         self._saved_at = trainer.global_step
         if trainer.is_global_zero:
-            _remove(self.folder / _NEXT)
+            _remove(self.folder / NEXT)
         trainer.strategy.barrier()
-        trainer.save_checkpoint(self.folder / _NEXT)
+        trainer.save_checkpoint(self.folder / NEXT)
         if trainer.is_global_zero:
             self._replace()
         trainer.strategy.barrier()
 
     def _replace(self) -> None:
-        new, kept, old = (self.folder / name for name in (_NEXT, _NAME, _PREVIOUS))
+        new, kept, old = (self.folder / name for name in (NEXT, NAME, PREVIOUS))
         if new.is_file() and not kept.is_dir():
             new.replace(kept)
             return
@@ -89,16 +94,6 @@ def why_never(every: int, steps_an_epoch: int, epochs: int) -> str | None:
         f"checkpoint_steps={every}: a run of {epochs} x {steps_an_epoch} steps writes no "
         f"checkpoint; {use}"
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from, None where there is none."""
-    return next((p for n in (_NAME, _PREVIOUS) if (p := folder / n).exists()), None)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """A finished run needs none."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -29,11 +29,11 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair
 from rmexp.reward.batches import tokenise_pairs
-from rmexp.reward.checkpoint import (
-    KeepLast,
-    last_checkpoint,
+from rmexp.reward.checkpoint import KeepLast, why_never
+from rmexp.reward.checkpoint_files import (
+    CHECKPOINTS,
+    checkpoint_to_go_on,
     remove_checkpoints,
-    why_never,
 )
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.loaders import PairLoaders
@@ -100,6 +100,7 @@ def train_reward_model(
     report: Report | None = None,
     begun: Callable[[RewardModel], None] | None = None,
     resume: bool = False,
+    must_resume: bool = False,
     checkpoint_steps: int = 0,
     sharded_checkpoints: bool = False,
     gradient_checkpointing: bool = False,
@@ -147,7 +148,9 @@ def train_reward_model(
         report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
         begun: called before the first step with the model that is trained, which a report may
             score with; not called for a sharded one, which takes every rank to score.
-        resume: go on from the last checkpoint in the directory, where there is one.
+        resume: go on from the last checkpoint in the directory, where there is one of this very
+            run; says so where it is another's, and begins anew.
+        must_resume: the same, but refuse to begin anew.
         checkpoint_steps: optimiser steps between two checkpoints, 0 for none; one that is due on an
             epoch's last step is written on the next. Says so where there is no place for any.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp), so that no
@@ -163,14 +166,15 @@ def train_reward_model(
 
     Raises:
         DifferentRuns: it does not.
-        UserError: no pair is left to train on, or an option does not fit the model.
+        UserError: no pair is left to train on, an option does not fit the model, or there is no
+            checkpoint of this run where ``must_resume`` asks for one.
         NonFiniteError: a loss is NaN or infinite; names the pairs.
     """
     if epochs < 1 or batch_pairs < 1:
         raise UserError("epochs and batch_pairs must be at least 1")
     environment = rank_environment(devices, nodes)
     optimiser = OptimiserOptions(learning_rate, weight_decay, warmup_steps, schedule, gradient_clip)
-    checkpoints = directory / "checkpoints"
+    checkpoints = directory / CHECKPOINTS
     with torch_threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
 
@@ -216,25 +220,36 @@ def train_reward_model(
             steps=steps,
             report=report,
         )
-        checkpoint = last_checkpoint(checkpoints) if resume else None
-        run = fingerprint(
+        # What the result depends on; a checkpoint of other parts is another run's.
+        parts: dict[str, Any] = {
+            "model": weights,
+            "seed": seed,
+            "peft": asdict(peft),
+            "loss": asdict(loss),
+            "optimiser": asdict(optimiser),
+            "epochs": epochs,
+            "batch_pairs": batch_pairs,
+            "shuffle": shuffle,
+            "precision": precision,
+            "token_budget": token_budget,
+            "share_prompts": share_prompts,
+            "template": form.name,
+            "max_length": max_length,
+            "tokens": form.fingerprint,
+            "pairs": data.pairs.fingerprint,
+            "validation": None if checked is None else checked.pairs.fingerprint,
+        }
+        run = fingerprint("run", **parts)
+        warned: list[str] = []
+        checkpoint = None
+        if resume or must_resume:
+            checkpoint, why_anew = checkpoint_to_go_on(checkpoints, run, must=must_resume)
+            warned += [why_anew] if why_anew else []
+        proven = fingerprint(
             "run",
             # As text: a config may hold an infinite gamma.
             **{f"config.{k}": json.dumps(v, sort_keys=True) for k, v in (resolved or {}).items()},
-            model=weights,
-            seed=seed,
-            peft=asdict(peft),
-            loss=asdict(loss),
-            optimiser=asdict(optimiser),
-            epochs=epochs,
-            batch_pairs=batch_pairs,
-            shuffle=shuffle,
-            precision=precision,
-            token_budget=token_budget,
-            share_prompts=share_prompts,
-            template=form.name,
-            max_length=max_length,
-            tokens=form.fingerprint,
+            **parts,
             accelerator=accelerator,
             devices=devices,
             nodes=nodes,
@@ -246,12 +261,9 @@ def train_reward_model(
             checkpoint_steps=checkpoint_steps,
             sharded_checkpoints=sharded_checkpoints,
             save=save,
-            pairs=data.pairs.fingerprint,
-            validation=None if checked is None else checked.pairs.fingerprint,
             resumed=checkpoint is not None,
         )
-        warned: list[str] = []
-        callbacks: list[pl.Callback] = [SameRun(run)]
+        callbacks: list[pl.Callback] = [SameRun(proven)]
         if checkpoint_steps:
             made_of = {
                 "base": str(model),
@@ -260,6 +272,7 @@ def train_reward_model(
                 "seed": seed,
                 "peft": asdict(peft),
                 "untrained": untrained,
+                "run": run.to_plain(),
             }
             callbacks.append(KeepLast(checkpoints, checkpoint_steps, made_of))
             if never := why_never(checkpoint_steps, steps_an_epoch, epochs):

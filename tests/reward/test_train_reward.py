@@ -385,6 +385,64 @@ def test_ranks_prove_texts_and_options_without_a_config(
     assert named in differences(proof(), proof(**change))
 
 
+def cut(directory: Path, cache: Path, *, at: int, **options: Any) -> None:
+    """A run that stops by an error at a step, and leaves its checkpoint."""
+    from rmexp.reward.module import RewardModule
+
+    original = RewardModule.training_step
+
+    def stopping(self: RewardModule, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.global_step == at:
+            raise KeyError("stopped")
+        return original(self, batch, batch_index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RewardModule, "training_step", stopping)
+        with pytest.raises(KeyError):
+            run(directory, cache, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"train": labelled().take(np.arange(10))}, "pairs"),
+        ({"learning_rate": 5e-4}, "optimiser"),
+        ({"epochs": 3}, "epochs"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(
+    change: dict[str, Any],
+    named: str,
+    tmp_path: Path,
+    cache: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    """Pairs that could not be rated at first: the steps and outcomes would name other pairs."""
+    options = {"epochs": 2, "checkpoint_steps": 1}
+    cut(tmp_path / "cut", cache, at=5, **options)
+    with pytest.raises(UserError, match=rf"ckpt_path: .*last.ckpt .* {named} differ"):
+        run(tmp_path / "cut", cache, must_resume=True, **{**options, **change})
+    fresh = run(tmp_path / "fresh", cache, **{**options, **change})
+    assert capfd.readouterr().err == ""
+    anew = run(tmp_path / "cut", cache, resume=True, **{**options, **change})
+    assert f"{named} differ; training begins anew" in capfd.readouterr().err
+    assert all(torch.equal(weights(fresh)[n], w) for n, w in weights(anew).items())
+    assert [row["epoch"] for row in anew.history] == [row["epoch"] for row in fresh.history]
+
+
+def test_a_checkpoint_that_must_be_there_is_missed(tmp_path: Path, cache: Path):
+    with pytest.raises(UserError, match="ckpt_path: no checkpoint in"):
+        run(tmp_path, cache, must_resume=True)
+
+
+def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path: Path, cache: Path):
+    """Begun anew beside an old checkpoint, and ended before its own first."""
+    cut(tmp_path, cache, at=3, epochs=2, checkpoint_steps=1)
+    cut(tmp_path, cache, at=1, epochs=2, checkpoint_steps=2, seed=5)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        run(tmp_path, cache, epochs=2, seed=5, must_resume=True)
+
+
 def test_a_checkpoint_holds_only_what_is_trained(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
