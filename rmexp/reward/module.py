@@ -115,7 +115,7 @@ class RewardModule(pl.LightningModule):
         self._gradient_norms: list[torch.Tensor] = []
         self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs = 0, 0, 0
         self._began, self._seconds_before = time.perf_counter(), 0.0
-        self._trained_until = self._began
+        self._trained_until: float | None = None
 
     def configure_model(self) -> None:
         """Shard the model where the strategy is fsdp."""
@@ -176,9 +176,8 @@ class RewardModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Turn the epoch's outcomes into one row of history."""
-        if self._trained_until == self._began:
-            self._trained_until = time.perf_counter()
-        seconds = self._seconds_before + self._trained_until - self._began
+        until = time.perf_counter() if self._trained_until is None else self._trained_until
+        seconds = self._seconds_before + until - self._began
         self.seconds += seconds
         strategy = self.trainer.strategy
         metrics = outcome_metrics(self._training.gather(strategy)[1], "train")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -441,6 +442,22 @@ def test_what_another_run_has_left_is_not_taken_for_this_ones(tmp_path: Path, ca
     cut(tmp_path, cache, at=1, epochs=2, checkpoint_steps=2, seed=5)
     with pytest.raises(UserError, match="no checkpoint in"):
         run(tmp_path, cache, epochs=2, seed=5, must_resume=True)
+
+
+def test_the_time_of_a_resumed_epoch_counts_without_validation_too(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A clock that goes on by a second at each look: the rest of the epoch is no time at all."""
+    from rmexp.reward import module
+
+    seconds = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(seconds)))
+    monkeypatch.setattr(module, "time", clock)
+    options = {"checkpoint_steps": 1, "validation": None}
+    cut(tmp_path, cache, at=2, **options)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["rmexp"]
+    resumed = run(tmp_path, cache, resume=True, **options)
+    assert resumed.metrics["seconds"] > saved["epoch_seconds"]
 
 
 def test_a_checkpoint_holds_only_what_is_trained(
