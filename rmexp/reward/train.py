@@ -38,7 +38,7 @@ from rmexp.reward.checkpoint_files import (
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
-from rmexp.reward.module import Report, RewardModule
+from rmexp.reward.module import Report, Resumed, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
 from rmexp.reward.progress import StepProgress, Warnings
 from rmexp.reward.ranks import SameRun, rank_environment
@@ -98,6 +98,7 @@ def train_reward_model(
     strategy: StrategyName = "auto",
     nodes: int = 1,
     report: Report | None = None,
+    resumed: Resumed | None = None,
     begun: Callable[[RewardModel], None] | None = None,
     resume: bool = False,
     must_resume: bool = False,
@@ -145,7 +146,9 @@ def train_reward_model(
         devices: processes on each node, one a device.
         strategy: auto (one device), ddp, or fsdp (fsdp2 is another name for it).
         nodes: machines, under torchrun or SLURM.
-        report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
+        report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop. Metrics
+            that it returns are kept in the history.
+        resumed: called on rank 0 where a run goes on, with the history of the epochs behind it.
         begun: called before the first step with the model that is trained, which a report may
             score with; not called for a sharded one, which takes every rank to score.
         resume: go on from the last checkpoint in the directory, where there is one of this very
@@ -219,6 +222,7 @@ def train_reward_model(
             optimiser=optimiser,
             steps=steps,
             report=report,
+            resumed=resumed,
         )
         # What the result depends on; a checkpoint of other parts is another run's.
         parts: dict[str, Any] = {

@@ -224,33 +224,50 @@ def train(
     def begun(model: Scorer) -> None:
         between.model = model
 
-    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        row = {"epoch": epoch, **metrics}
+    objectives = config.evaluation.objectives
+    wanted = {name for o in objectives for name in names_in(o)}
+
+    def known_of(row: Mapping[str, float]) -> dict[str, float]:
         part = "validation/"
-        known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
-        known |= _base_metrics(base)
-        objectives = config.evaluation.objectives
-        wanted = {name for o in objectives for name in names_in(o)}
-        measurable = config.evaluation.every_epoch and between.model and sets
-        if measurable and not wanted <= known.keys():
-            found, drift = between.measure()
-            known |= found
-            row |= drift | {n: v for n, v in found.items() if n in wanted}
-            wanted = set()  # what is unknown now is a mistake, to be told before more epochs
-        trial.history.append(row)
+        known = {n.removeprefix(part): v for n, v in row.items() if n.startswith(part)}
+        known |= {n: row[n] for n in wanted if n in row}
+        return known | _base_metrics(base)
+
+    def take(row: Mapping[str, float], known: Mapping[str, float], needed: set[str]) -> bool:
+        """Note an epoch and report it; whether the search has seen enough."""
+        trial.history.append(dict(row))
         trial.tracker.log(
-            {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch
+            {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=row["epoch"]
         )
         # What is not measured between epochs is known at the end only.
-        if not wanted <= known.keys():
-            return
+        if not needed <= known.keys():
+            return False
         trial.measure(known)
         # Several values have no order, so nothing can be pruned by them.
         if report is None or len(objectives) > 1:
-            return
-        value = trial.objectives[0]
-        if report(epoch, value) and epoch < config.epochs:
+            return False
+        return report(int(row["epoch"]), trial.objectives[0])
+
+    def resumed(rows: Sequence[Mapping[str, float]]) -> None:
+        """The epochs before the checkpoint; that the trial went on behind them is decided."""
+        for row in rows:
+            take(row, known_of(row), wanted)
+        if rows:
+            between.scores.clear()  # of another model than the last epoch's
+
+    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        known, needed = known_of(metrics), wanted
+        added: dict[str, float] = {}
+        measurable = config.evaluation.every_epoch and between.model and sets
+        if measurable and not needed <= known.keys():
+            found, drift = between.measure()
+            known |= found
+            added = drift | {n: v for n, v in found.items() if n in wanted}
+            needed = set()  # what is unknown now is a mistake, to be told before more epochs
+        if take({"epoch": epoch, **metrics, **added}, known, needed) and epoch < config.epochs:
+            value = trial.objectives[0]
             raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
+        return added
 
     trained = train_reward_model(
         training_pairs(labelled.rated.pairs, labelled.labels, config),
@@ -278,6 +295,7 @@ def train(
         directory=trial.directory,
         cache_dir=Path(config.cache_dir),
         report=after_epoch,
+        resumed=resumed,
         begun=begun,
         resume=trial.resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
