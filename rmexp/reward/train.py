@@ -277,6 +277,7 @@ def train_reward_model(
                 "peft": asdict(peft),
                 "untrained": untrained,
                 "run": run.to_plain(),
+                "config": None if resolved is None else dict(resolved),
             }
             callbacks.append(KeepLast(checkpoints, checkpoint_steps, made_of))
             if never := why_never(checkpoint_steps, steps_an_epoch, epochs):

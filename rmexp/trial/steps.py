@@ -72,6 +72,7 @@ class RunningTrial:
     report: dict[str, Any] = field(default_factory=dict)
     objectives: list[float] = field(default_factory=list)
     resume: bool = False
+    must_resume: bool = False
     base: Fingerprint | None = None
 
     def measure(self, metrics: Mapping[str, float]) -> None:
@@ -298,6 +299,7 @@ def train(
         resumed=resumed,
         begun=begun,
         resume=trial.resume,
+        must_resume=trial.must_resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         sharded_checkpoints=config.trainer.sharded_checkpoints,
         gradient_checkpointing=config.trainer.gradient_checkpointing,

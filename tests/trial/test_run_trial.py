@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from word_rater import WordRater
 
 from rmexp.errors import UserError
 from rmexp.labelling import preference_labels
@@ -57,26 +56,12 @@ def test_a_trial_runs_the_whole_line_and_writes_its_record(plain: dict, tmp_path
     assert (tmp_path / "t" / "model" / "model.safetensors").is_file()
 
 
-class FlakyRater(WordRater):
-    """Cannot rate some responses as long as a file is there."""
-
-    def __init__(self, down: str):
-        super().__init__()
-        self.down = Path(down)
-
-    def rate(self, items: Any, rules: Any, wanted: Any = None) -> Any:
-        rated = super().rate(items, rules, wanted)
-        if self.down.exists():
-            rated.psi[[item.response.startswith("I") for item in items]] = np.nan
-        return rated
-
-
 def test_pairs_that_cannot_be_rated_are_left_out_on_every_rank(
     plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = tmp_path / "down"
     down.touch()
-    plain["rater"] |= {"target": f"{__name__}:FlakyRater", "options": {"down": str(down)}}
+    plain["rater"] |= {"target": "flaky_rater:FlakyRater", "options": {"down": str(down)}}
     config = trial_config(plain)
     trained = []
     monkeypatch.setattr(
