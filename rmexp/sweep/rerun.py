@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rmexp.errors import DriftError
+from rmexp.reward.checkpoint_files import CHECKPOINTS, remove_checkpoints
 from rmexp.sweep.drift import content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
@@ -86,6 +87,7 @@ def rerun(
     attempt, directory = _free_directory(folder, number)
     identity = TrialIdentity(folder.name, number, attempt, "rerun")
     new = run_trial(config, directory=directory, identity=identity)
+    remove_checkpoints(directory / CHECKPOINTS)  # where it failed: nothing goes on from a rerun
     names = sorted(n for n in {*old.metrics, *new.metrics} if n.startswith(_COMPARED))
     unequal = {
         n: (old.metrics.get(n), new.metrics.get(n))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.errors import UserError
-from rmexp.reward.checkpoint_files import CHECKPOINTS, NEXT
+from rmexp.reward.checkpoint_files import CHECKPOINTS, NEXT, remove_checkpoints
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
 from rmexp.trial.early import check_device
@@ -126,6 +126,7 @@ def run_here(
         add_to_card(trial.record("complete", ""), directory / MODEL)
     except Pruned as pruned:
         state, reason = "pruned", str(pruned)
+        remove_checkpoints(directory / CHECKPOINTS)
     except KeyboardInterrupt:
         trial.tracker.finish("failed", "interrupted", {})
         raise

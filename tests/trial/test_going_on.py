@@ -297,3 +297,16 @@ def test_pairs_rated_since_then_are_no_reason_to_fail_a_retry_but_an_explicit_on
     run_trial(config, directory=tmp_path / "fresh")
     assert weights(tmp_path / "resumed") == weights(tmp_path / "fresh")
     assert len(resumed.history) == 3
+
+
+def test_a_pruned_trial_leaves_no_checkpoint(plain: dict, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def report(epoch: int, value: float) -> bool:
+        seen.append((tmp_path / "t" / "checkpoints").exists())
+        return epoch == 2
+
+    record = run_trial(trial_config(plain), directory=tmp_path / "t", report=report)
+    assert record.state == "pruned"
+    assert seen == [True, True]
+    assert not (tmp_path / "t" / "checkpoints").exists()
