@@ -123,8 +123,8 @@ def train_reward_model(
         seed: of the head, the adapters and the order of pairs.
         peft: which weights are trained.
         loss: the loss's options.
-        learning_rate: the highest rate of AdamW.
-        warmup_steps: steps of linear rise to it.
+        learning_rate: the highest rate of AdamW, which takes more steps than ``warmup_steps``.
+        warmup_steps: steps of linear rise to it. Says so where the run has no more than these.
         weight_decay: on matrices only.
         schedule: after the rise, linear decay to zero over the run, or constant.
         gradient_clip: largest norm of the whole gradient, None for no clipping.
@@ -245,6 +245,12 @@ def train_reward_model(
         }
         run = fingerprint("run", **parts)
         warned: list[str] = []
+        if warmup_steps >= steps:
+            highest = learning_rate * steps / (warmup_steps + 1)
+            warned.append(
+                f"warmup_steps={warmup_steps}: a run of {steps} steps comes to a learning rate of "
+                f"{highest:.3g} at most, not {learning_rate:g}; use {steps - 1} or less"
+            )
         checkpoint = None
         if resume or must_resume:
             checkpoint, why_anew = checkpoint_to_go_on(checkpoints, run, must=must_resume)

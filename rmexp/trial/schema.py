@@ -184,7 +184,12 @@ class TrainerConfig(Section):
     )
     precision: Literal["32", "bf16"] = "32"
     batch_pairs: int = Field(16, ge=1, description="pairs in an optimiser step, over all devices")
-    warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(
+        10,
+        ge=0,
+        description="steps of linear warm-up; a run of no more steps than these stays below "
+        "learning_rate, and says so",
+    )
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     threads: int | None = Field(None, ge=1, description="CPU threads; None shares the cores")
     deterministic: bool = Field(True, description="the same config gives the same bits")
@@ -320,7 +325,9 @@ class EvaluationConfig(Section):
 class TrialConfig(LabellingConfig):
     """One trial: one pass from preference pairs to the objective."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        3e-4, gt=0, description="learning rate of AdamW at its peak, behind trainer.warmup_steps"
+    )
     epochs: int = Field(2, ge=1, description="passes over the training pairs")
     seed: int = Field(0, ge=0, description="of the score head, the order of pairs and dropout")
     model: ModelConfig = ModelConfig()

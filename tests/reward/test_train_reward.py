@@ -460,6 +460,26 @@ def test_the_time_of_a_resumed_epoch_counts_without_validation_too(
     assert resumed.metrics["seconds"] > saved["epoch_seconds"]
 
 
+@pytest.mark.parametrize(("warmup", "said"), [(4, True), (10, True), (3, False)])
+def test_a_run_that_never_reaches_its_learning_rate_says_so(
+    warmup: int, said: bool, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Four steps."""
+    from rmexp.reward.module import RewardModule
+
+    reached = []
+
+    def watched(self: RewardModule, *args: Any) -> None:
+        reached.append(self.optimizers().param_groups[0]["lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RewardModule, "on_train_batch_start", watched)
+        run(tmp_path, cache, learning_rate=1e-3, warmup_steps=warmup)
+    err = capfd.readouterr().err
+    assert (f"warmup_steps={warmup}: a run of 4 steps comes to" in err) == said
+    assert (max(reached) < 0.999e-3) == said
+
+
 def test_a_checkpoint_holds_only_what_is_trained(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
