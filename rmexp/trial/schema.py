@@ -169,7 +169,9 @@ class LossConfig(Section):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of flipped labels assumed")
     center_coefficient: float = Field(0.0, ge=0, description="weight of mean((r_c + r_r)^2)")
-    weight_by_margin: bool = Field(False, description="weigh pairs by |margin|")
+    weight_by_margin: bool = Field(
+        False, description="weigh pairs by |margin|; needs selection.tie=drop, as ties have none"
+    )
 
 
 class TrainerConfig(Section):
@@ -351,6 +353,17 @@ class TrialConfig(LabellingConfig):
         ):
             raise ValueError(
                 "peft.kind=qlora needs trainer.accelerator=gpu and trainer.strategy=auto or ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ties_weigh_something(self) -> TrialConfig:
+        tie = self.selection.tie
+        if tie != "drop" and self.loss.weight_by_margin:
+            raise ValueError(
+                f"selection.tie={tie} contradicts loss.weight_by_margin=true: a tie has the "
+                "margin 0, so it would be kept without a weight; use selection.tie=drop, or equal "
+                "weights"
             )
         return self
 

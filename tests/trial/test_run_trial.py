@@ -223,16 +223,20 @@ def test_a_label_decides_which_response_is_chosen() -> None:
     psi_a = np.array([[1.0], [-1.0], [0.5]])
     psi_b = np.array([[-1.0], [0.0], [0.5]])
     labels = preference_labels(psi_a, psi_b, np.zeros((3, 1), np.int64), tie="half")
-    base = {"cache_dir": "c", "loss": {"margin_scale": 2.0, "weight_by_margin": True}}
-    config = trial_config({**base, "selection": {"tie": "half"}})
+    loss = {"margin_scale": 2.0}
+    config = trial_config({"cache_dir": "c", "loss": loss, "selection": {"tie": "half"}})
     trained = training_pairs(pairs, labels, config)
     assert list(trained.chosen) == ["left", "right", "left"]
     assert list(trained.rejected) == ["right", "left", "right"]
     np.testing.assert_allclose(trained.margin, [2.0, 1.0, 0.0])
     np.testing.assert_allclose(trained.target, [1.0, 1.0, 0.5])
-    np.testing.assert_allclose(trained.weight, [2.0, 1.0, 0.0])
+    assert trained.weight is None
     dropped = preference_labels(psi_a, psi_b, np.zeros((3, 1), np.int64), tie="drop")
-    assert len(training_pairs(pairs, dropped, trial_config(base)).ids) == 2
+    weighed = trial_config({"cache_dir": "c", "loss": {**loss, "weight_by_margin": True}})
+    trained = training_pairs(pairs, dropped, weighed)
+    assert len(trained.ids) == 2
+    assert trained.target is None
+    np.testing.assert_allclose(trained.weight, [4 / 3, 2 / 3])
 
 
 def test_without_a_tracker_wandb_is_never_imported(plain: dict, tmp_path: Path) -> None:
