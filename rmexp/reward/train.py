@@ -129,13 +129,15 @@ def train_reward_model(
         schedule: after the rise, linear decay to zero over the run, or constant.
         gradient_clip: largest norm of the whole gradient, None for no clipping.
         epochs: passes over the pairs.
-        batch_pairs: pairs in one optimiser step, over all ranks.
+        batch_pairs: pairs in one optimiser step, over all ranks; what they compute is kept until
+            the step's one backward pass, so that memory grows with them.
         shuffle: a fresh seeded order each epoch; else the given order.
         max_length: tokens of prompt and response; the prompt is cut from its left.
         template: auto, chat, plain or pair.
         precision: 32, or bf16: products in bfloat16; trained weights, head and loss stay in
             float32, so that small updates are not rounded away.
-        token_budget: tokens in one forward pass.
+        token_budget: tokens in one forward pass, of which a step may take several; for speed, not
+            for memory. On a CPU 512 at most.
         share_prompts: whether the sides of a pair run their common beginning once (causal models;
             the scores are the same).
         frozen_cache_bytes: room on disk for what frozen layers give (head_only, last_k), 0 to run

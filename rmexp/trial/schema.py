@@ -186,6 +186,12 @@ class TrainerConfig(Section):
     )
     precision: Literal["32", "bf16"] = "32"
     batch_pairs: int = Field(16, ge=1, description="pairs in an optimiser step, over all devices")
+    token_budget: int = Field(
+        512,
+        ge=1,
+        description="tokens in one forward pass, a longer text alone; on a CPU 512 at most; for "
+        "speed, not for memory: all passes of a step are kept until its backward pass",
+    )
     warmup_steps: int = Field(
         10,
         ge=0,

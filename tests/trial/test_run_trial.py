@@ -239,6 +239,29 @@ def test_a_label_decides_which_response_is_chosen() -> None:
     np.testing.assert_allclose(trained.weight, [4 / 3, 2 / 3])
 
 
+def test_the_token_budget_of_the_config_is_that_of_training(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of 16 pairs: each text in a pass of its own, or several in one."""
+    from rmexp.reward.module import RewardModule
+
+    passes: list[int] = []
+    original = RewardModule.training_step
+
+    def counted(self: RewardModule, batch: Any, batch_index: int) -> Any:
+        passes.append(len(batch.rows))
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(RewardModule, "training_step", counted)
+    plain["model"]["max_length"] = 48
+    for budget in (512, 48):
+        plain["trainer"] = {"threads": 1, "token_budget": budget}
+        record = run_trial(trial_config(plain), directory=tmp_path / str(budget))
+        assert record.state == "complete", record.traceback
+    wide, narrow = passes[: len(passes) // 2], passes[len(passes) // 2 :]
+    assert sum(narrow) > sum(wide)
+
+
 def test_without_a_tracker_wandb_is_never_imported(plain: dict, tmp_path: Path) -> None:
     code = (
         "import json, sys, pathlib\n"
