@@ -74,6 +74,7 @@ HELP: dict[str, CommandHelp] = {
             ("learning_rate=3e-4 epochs=2", "of the reward model"),
             ("trainer=NAME", "cpu (default), gpu, mps, ddp, fsdp, fsdp2"),
             ("tracker=none", "no W&B run"),
+            ("ckpt_path=last", "go on from the newest unfinished run (trainer.checkpoint_steps=N)"),
             ("evaluation.objective=accuracy", "a metric, or a formula over metrics"),
         ),
     ),

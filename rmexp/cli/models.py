@@ -95,10 +95,16 @@ def _prepare(config: DictConfig, folder: Path, words: list[str], swept: dict[str
 
 
 def _train(config: DictConfig) -> None:
+    from rmexp.reward.checkpoint_files import (
+        CHECKPOINTS,
+        last_checkpoint,
+        remove_checkpoints,
+    )
     from rmexp.sweep.launch import split_config
     from rmexp.sweep.schema import StudyConfig
     from rmexp.trial.assembly import check_before_anything_heavy
     from rmexp.trial.early import check_device
+    from rmexp.trial.going_on import forget_checkpoints, run_to_go_on
     from rmexp.trial.schema import checked, trial_config
 
     plain, rest = split_config(config)
@@ -106,23 +112,46 @@ def _train(config: DictConfig) -> None:
     study = checked(StudyConfig, rest)
     check_before_anything_heavy(trial)
     check_device(trial.trainer)
-    directory = _fresh_run_directory(Path(study.output_dir))
+    output_dir = Path(study.output_dir)
+    old = None
+    if study.ckpt_path is not None:
+        old = run_to_go_on(study.ckpt_path, output_dir, trial)
+        print(f"rmexp: goes on from {old}", file=sys.stderr)
+    directory = _fresh_run_directory(output_dir)
 
     from rmexp.cli.progress import Steps
     from rmexp.trial.ranks import under_torchrun
     from rmexp.trial.run import run_trial
     from rmexp.trial.torchrun import run_under_torchrun
 
-    with Steps() as steps:
-        run = run_under_torchrun if under_torchrun() else run_trial
-        record = run(trial, directory=directory, progress=steps, advance=steps.advance)
+    run = run_under_torchrun if under_torchrun() else run_trial
+    try:
+        with Steps() as steps:
+            record = run(
+                trial,
+                directory=directory,
+                progress=steps,
+                advance=steps.advance,
+                resume_from=old,
+                must_resume=old is not None,
+            )
+    except KeyboardInterrupt:
+        with_last = last_checkpoint(directory / CHECKPOINTS) is not None
+        how = "goes on with ckpt_path=last" if with_last else "begins again"
+        print(f"\nrmexp: interrupted; the same command {how}", file=sys.stderr)
+        sys.exit(130)
     if record is None:
         return  # Rank 0 tells.
     if record.state == "failed":
+        if old is not None and record.failure == "user_error":
+            # No further than those that it began with.
+            remove_checkpoints(directory / CHECKPOINTS)
         where = f" (record: {directory})"
         if record.traceback:
             print(record.traceback, file=sys.stderr)
         fail(record.reason + where)
+    if old is not None:
+        forget_checkpoints(old, output_dir)
     from rmexp.views.trial_text import trial_lines
 
     print(*trial_lines(record), sep="\n")
@@ -312,8 +341,10 @@ def _refuse_other_spelling(model: str, output_dir: str) -> None:
 
 
 def _fresh_run_directory(output_dir: Path) -> Path:
+    from rmexp.trial.going_on import RUNS
+
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = output_dir / "runs" / stamp
+    base = output_dir / RUNS / stamp
     directory, n = base, 1
     while directory.exists():
         n += 1

@@ -75,7 +75,7 @@ class PairBatch:
         margin: float32 ``[pairs]`` or None.
         target: float32 ``[pairs]`` or None.
         weight: float32 ``[pairs]``.
-        global_weight: the weights' sum over all ranks and micro-batches of the optimiser's step.
+        global_weight: the weights' sum over all ranks, whose shares make one optimiser step.
         plain_tokens: real tokens of both sides run apart.
     """
 
@@ -164,7 +164,8 @@ class PairDataset:
     Args:
         data: the pairs.
         classifier: the model that will run them.
-        token_budget: tokens in one rectangle.
+        token_budget: tokens in one rectangle; those of a batch run one after the other, and all are
+            kept until its backward pass.
         share_prompts: whether the two sides of a pair run their common beginning once.
         states: frozen states of the chosen, then of the rejected sides.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -14,53 +13,62 @@ import torch
 
 from rmexp.backbone.parts import TABLE_OF_CONTENTS, read_parts, tensors
 from rmexp.errors import UserError
-
-MADE_OF = "rmexp_checkpoint.json"
-_NAME = "last.ckpt"
-_NEXT = "next.ckpt"
-_PREVIOUS = "previous.ckpt"
+from rmexp.reward.checkpoint_files import (
+    NAME,
+    NEXT,
+    PREVIOUS,
+    remove_checkpoints,
+    write_made_of,
+)
 
 
 class KeepLast(pl.Callback):
     """Write ``last.ckpt`` every so many optimiser steps: a file, or a folder of every rank's part.
 
     Never behind an epoch's last batch: the epoch's validation and report stand between that and
-    the next epoch, and a resumed run must not miss them.
+    the next epoch, and a resumed run must not miss them. One that is due there is written a step
+    later, in the next epoch.
 
     Args:
         folder: where it lies.
         every: steps between two checkpoints.
-        made_of: plain data from which the model can be built again, written beside it.
+        made_of: plain data from which the model can be built again, and which tells whose the
+            checkpoint is; written beside it.
     """
 
     def __init__(self, folder: Path, every: int, made_of: Mapping[str, Any]) -> None:
         self.folder = folder
         self.every = every
         self.made_of = made_of
+        self._saved_at = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         """Write down what the checkpoints belong to."""
+        self._saved_at = trainer.global_step
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / MADE_OF).write_text(json.dumps(self.made_of, indent=2) + "\n")
+            if not trainer.global_step:
+                # What another run has left must not be taken for this one's.
+                remove_checkpoints(self.folder)
+            write_made_of(self.folder, self.made_of)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Save where it is time; the old checkpoint stays until the new one is whole."""
         last = batch_index + 1 >= trainer.num_training_batches
-        if last or trainer.global_step % self.every:
+        if last or trainer.global_step - self._saved_at < self.every:
             return
+        self._saved_at = trainer.global_step
         if trainer.is_global_zero:
-            _remove(self.folder / _NEXT)
+            _remove(self.folder / NEXT)
         trainer.strategy.barrier()
-        trainer.save_checkpoint(self.folder / _NEXT)
+        trainer.save_checkpoint(self.folder / NEXT)
         if trainer.is_global_zero:
             self._replace()
         trainer.strategy.barrier()
 
     def _replace(self) -> None:
-        new, kept, old = (self.folder / name for name in (_NEXT, _NAME, _PREVIOUS))
+        new, kept, old = (self.folder / name for name in (NEXT, NAME, PREVIOUS))
         if new.is_file() and not kept.is_dir():
             new.replace(kept)
             return
@@ -72,14 +80,18 @@ class KeepLast(pl.Callback):
         _remove(old)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from, None where there is none."""
-    return next((p for n in (_NAME, _PREVIOUS) if (p := folder / n).exists()), None)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """A finished run needs none."""
-    shutil.rmtree(folder, ignore_errors=True)
+def why_never(every: int, steps_an_epoch: int, epochs: int) -> str | None:
+    """Why :class:`KeepLast` finds no place for a single checkpoint; None where it finds one."""
+    steps = epochs * steps_an_epoch
+    if steps_an_epoch > 1 and every < steps:
+        return None
+    use = "there is no place for one with one step an epoch"
+    if steps_an_epoch > 1:
+        use = f"use {steps - 1} or less"
+    return (
+        f"checkpoint_steps={every}: a run of {epochs} x {steps_an_epoch} steps writes no "
+        f"checkpoint; {use}"
+    )
 
 
 def is_checkpoint(path: Path) -> bool:

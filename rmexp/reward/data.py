@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair, Prompt
 
 
@@ -50,6 +51,20 @@ class TrainingPairs:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Identity of all that the pairs hold, and of their order."""
+        columns = {"margin": self.margin, "target": self.target, "weight": self.weight}
+        given = {name: column for name, column in columns.items() if column is not None}
+        return fingerprint(
+            "labelled pairs",
+            ids=self.ids,
+            prompts=[[[m.role, m.content] for m in prompt] for prompt in self.prompts],
+            chosen=self.chosen,
+            rejected=self.rejected,
+            **given,
+        )
 
     def take(self, rows: NDArray[np.int64]) -> TrainingPairs:
         """The pairs at some rows, in that order."""

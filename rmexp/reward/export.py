@@ -14,7 +14,8 @@ from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.sources import resolve_model
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
-from rmexp.reward.checkpoint import MADE_OF, checkpoint_weights, is_checkpoint
+from rmexp.reward.checkpoint import checkpoint_weights, is_checkpoint
+from rmexp.reward.checkpoint_files import MADE_OF
 from rmexp.reward.model import CARD, HOW_IT_WAS_MADE, RewardModel, load_reward_model
 
 

@@ -20,7 +20,9 @@ from rmexp.reward.losses import NonFiniteError, pair_losses
 from rmexp.reward.options import LossOptions, OptimiserOptions
 from rmexp.reward.ranks import StoppedByRankZero
 
-Report = Callable[[int, dict[str, float]], None]
+# What it returns is kept in the epoch's row of history.
+Report = Callable[[int, dict[str, float]], Mapping[str, float] | None]
+Resumed = Callable[[list[dict[str, float]]], None]
 Drift = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
 
@@ -81,7 +83,10 @@ class RewardModule(pl.LightningModule):
         loss: which loss.
         optimiser: learning rate, schedule and clipping.
         steps: optimiser steps of the whole run, for the schedule.
-        report: called on rank 0 after each epoch with (epoch, metrics); may raise to stop.
+        report: called on rank 0 after each epoch with (epoch, metrics); may raise to stop,
+            or return more metrics of the epoch.
+        resumed: called on rank 0 before the first step of a run that goes on, with the history of
+            the epochs behind it; may raise to stop.
         drift: what to add to ``validation/`` from scores ``[2 * pairs]`` of the validation pairs,
             chosen first, by the epoch before and by this one.
     """
@@ -96,6 +101,7 @@ class RewardModule(pl.LightningModule):
         optimiser: OptimiserOptions,
         steps: int,
         report: Report | None = None,
+        resumed: Resumed | None = None,
         drift: Drift | None = None,
     ) -> None:
         super().__init__()
@@ -104,8 +110,7 @@ class RewardModule(pl.LightningModule):
         self.ids, self.validation_ids = ids, validation_ids
         self.loss_options, self.optimiser_options = loss, optimiser
         self.steps = steps
-        self.report = report
-        self.drift = drift
+        self.report, self.resumed, self.drift = report, resumed, drift
         self._earlier = np.zeros(0)
         self.history: list[dict[str, float]] = []
         self.tokens_seen = 0
@@ -121,7 +126,7 @@ class RewardModule(pl.LightningModule):
         self._gradient_norms: list[torch.Tensor] = []
         self._epoch_tokens, self._epoch_plain_tokens, self._epoch_pairs = 0, 0, 0
         self._began, self._seconds_before = time.perf_counter(), 0.0
-        self._trained_until = self._began
+        self._trained_until: float | None = None
 
     def configure_model(self) -> None:
         """Shard the model where the strategy is fsdp."""
@@ -182,9 +187,8 @@ class RewardModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Turn the epoch's outcomes into one row of history."""
-        if self._trained_until == self._began:
-            self._trained_until = time.perf_counter()
-        seconds = self._seconds_before + self._trained_until - self._began
+        until = time.perf_counter() if self._trained_until is None else self._trained_until
+        seconds = self._seconds_before + until - self._began
         self.seconds += seconds
         strategy = self.trainer.strategy
         metrics = outcome_metrics(self._training.gather(strategy)[1], "train")
@@ -202,7 +206,12 @@ class RewardModule(pl.LightningModule):
         }
         row: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step, **metrics}
         self.history.append(row)
-        self._tell(row)
+
+        def tell() -> None:
+            if self.report is not None:
+                row.update(self.report(row["epoch"], dict(row)) or {})
+
+        self._on_rank_zero(tell, f"after epoch {row['epoch']}")
 
     def _validation_metrics(self, table: np.ndarray) -> dict[str, float]:
         metrics = outcome_metrics(table, "validation")
@@ -213,19 +222,19 @@ class RewardModule(pl.LightningModule):
         self._earlier = scores
         return metrics
 
-    def _tell(self, row: dict[str, Any]) -> None:
-        """Report on rank 0; what stops it there stops all ranks."""
+    def _on_rank_zero(self, call: Callable[[], None], when: str) -> None:
+        """What stops rank 0 in it stops all ranks."""
         stop: BaseException | None = None
-        if self.report is not None and self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:
             try:
-                self.report(row["epoch"], dict(row))
+                call()
             except BaseException as error:
                 stop = error
         stopped = self._all_ranks([int(stop is not None)])[0]
         if stop is not None:
             raise stop
         if stopped:
-            raise StoppedByRankZero(f"after epoch {row['epoch']}")
+            raise StoppedByRankZero(when)
 
     def _all_ranks(self, counts: list[int]) -> list[int]:
         total = torch.tensor(counts, device=self.device)
@@ -308,10 +317,17 @@ class RewardModule(pl.LightningModule):
         self._earlier = state.get("validation_scores", torch.zeros(0)).numpy()
 
     def on_train_start(self) -> None:
-        """The adapters' dropout goes on where it was."""
-        if self._random_state is not None:
-            torch.set_rng_state(self._random_state)
-            self._began = time.perf_counter()
+        """Tell the epochs behind a checkpoint; the adapters' dropout goes on where it was."""
+        if self._random_state is None:
+            return
+
+        def tell() -> None:
+            if self.resumed is not None:
+                self.resumed([dict(row) for row in self.history])
+
+        self._on_rank_zero(tell, "before the first step")
+        torch.set_rng_state(self._random_state)
+        self._began = time.perf_counter()
 
     def transfer_batch_to_device(self, batch: PairBatch, device: Any, index: int) -> PairBatch:
         """Lightning's own transfer knows no dataclasses with plain data."""

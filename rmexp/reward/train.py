@@ -29,13 +29,18 @@ from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair
 from rmexp.reward.batches import tokenise_pairs
-from rmexp.reward.checkpoint import KeepLast, last_checkpoint, remove_checkpoints
+from rmexp.reward.checkpoint import KeepLast, why_never
+from rmexp.reward.checkpoint_files import (
+    CHECKPOINTS,
+    checkpoint_to_go_on,
+    remove_checkpoints,
+)
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.loaders import PairLoaders
 from rmexp.reward.model import RewardModel
-from rmexp.reward.module import Drift, Report, RewardModule
+from rmexp.reward.module import Drift, Report, Resumed, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
-from rmexp.reward.progress import StepProgress
+from rmexp.reward.progress import StepProgress, Warnings
 from rmexp.reward.ranks import SameRun, rank_environment
 
 FROZEN_CACHE_BYTES = 4 * GB
@@ -95,9 +100,11 @@ def train_reward_model(
     strategy: StrategyName = "auto",
     nodes: int = 1,
     report: Report | None = None,
+    resumed: Resumed | None = None,
     begun: Callable[[RewardModel], None] | None = None,
     drift: Drift | None = None,
     resume: bool = False,
+    must_resume: bool = False,
     checkpoint_steps: int = 0,
     sharded_checkpoints: bool = False,
     gradient_checkpointing: bool = False,
@@ -119,19 +126,21 @@ def train_reward_model(
         seed: of the head, the adapters and the order of pairs.
         peft: which weights are trained.
         loss: the loss's options.
-        learning_rate: the highest rate of AdamW.
-        warmup_steps: steps of linear rise to it.
+        learning_rate: the highest rate of AdamW, which takes more steps than ``warmup_steps``.
+        warmup_steps: steps of linear rise to it. Says so where the run has no more than these.
         weight_decay: on matrices only.
         schedule: after the rise, linear decay to zero over the run, or constant.
         gradient_clip: largest norm of the whole gradient, None for no clipping.
         epochs: passes over the pairs.
-        batch_pairs: pairs in one optimiser step, over all ranks.
+        batch_pairs: pairs in one optimiser step, over all ranks; what they compute is kept until
+            the step's one backward pass, so that memory grows with them.
         shuffle: a fresh seeded order each epoch; else the given order.
         max_length: tokens of prompt and response; the prompt is cut from its left.
         template: auto, chat, plain or pair.
         precision: 32, or bf16: products in bfloat16; trained weights, head and loss stay in
             float32, so that small updates are not rounded away.
-        token_budget: tokens in one forward pass.
+        token_budget: tokens in one forward pass, of which a step may take several; for speed, not
+            for memory. On a CPU 512 at most.
         share_prompts: whether the sides of a pair run their common beginning once (causal models;
             the scores are the same).
         frozen_cache_bytes: room on disk for what frozen layers give (head_only, last_k), 0 to run
@@ -142,13 +151,18 @@ def train_reward_model(
         devices: processes on each node, one a device.
         strategy: auto (one device), ddp, or fsdp (fsdp2 is another name for it).
         nodes: machines, under torchrun or SLURM.
-        report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop.
+        report: called after each epoch with (epoch, metrics) on rank 0; may raise to stop. Metrics
+            that it returns are kept in the history.
+        resumed: called on rank 0 where a run goes on, with the history of the epochs behind it.
         begun: called before the first step with the model that is trained, which a report may
             score with; not called for a sharded one, which takes every rank to score.
         drift: from the scores of the validation pairs ``[2 * pairs]``, chosen first, by the epoch
             before and by this one, numbers that join the epoch's as ``validation/NAME``.
-        resume: go on from the last checkpoint in the directory, where there is one.
-        checkpoint_steps: optimiser steps between two checkpoints, 0 for none.
+        resume: go on from the last checkpoint in the directory, where there is one of this very
+            run; says so where it is another's, and begins anew.
+        must_resume: the same, but refuse to begin anew.
+        checkpoint_steps: optimiser steps between two checkpoints, 0 for none; one that is due on an
+            epoch's last step is written on the next. Says so where there is no place for any.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp), so that no
             rank ever holds the whole; ``rmexp export`` puts the parts together.
         gradient_checkpointing: run each layer again in the backward pass, instead of keeping what
@@ -156,19 +170,21 @@ def train_reward_model(
         compile_model: compile the layers (a minute or more at the start).
         save: whether to write the model.
         resolved: the whole config, where this is part of a trial; with several ranks each proves
-            before fit that it holds the same one, and the same options and pairs.
+            before fit that it holds the same one. The options here and the texts and labels of all
+            pairs they prove in any case. (Threads may differ, as machines do.)
         progress: called after each optimiser step with (steps done, all steps), on rank 0.
 
     Raises:
         DifferentRuns: it does not.
-        UserError: no pair is left to train on, or an option does not fit the model.
+        UserError: no pair is left to train on, an option does not fit the model, or there is no
+            checkpoint of this run where ``must_resume`` asks for one.
         NonFiniteError: a loss is NaN or infinite; names the pairs.
     """
     if epochs < 1 or batch_pairs < 1:
         raise UserError("epochs and batch_pairs must be at least 1")
     environment = rank_environment(devices, nodes)
     optimiser = OptimiserOptions(learning_rate, weight_decay, warmup_steps, schedule, gradient_clip)
-    checkpoints = directory / "checkpoints"
+    checkpoints = directory / CHECKPOINTS
     with torch_threads(threads), torch.random.fork_rng(devices=[]), _quiet_lightning():
         torch.manual_seed(seed)
 
@@ -203,7 +219,8 @@ def train_reward_model(
             shuffle=shuffle,
             seed=seed,
         )
-        steps = epochs * -(-len(data.pairs) // batch_pairs)
+        steps_an_epoch = -(-len(data.pairs) // batch_pairs)
+        steps = epochs * steps_an_epoch
         module = RewardModule(
             classifier,
             ids=data.pairs.ids,
@@ -213,28 +230,58 @@ def train_reward_model(
             steps=steps,
             report=report,
             drift=drift,
+            resumed=resumed,
         )
-        checkpoint = last_checkpoint(checkpoints) if resume else None
-        run = fingerprint(
+        # What the result depends on; a checkpoint of other parts is another run's.
+        parts: dict[str, Any] = {
+            "model": weights,
+            "seed": seed,
+            "peft": asdict(peft),
+            "loss": asdict(loss),
+            "optimiser": asdict(optimiser),
+            "epochs": epochs,
+            "batch_pairs": batch_pairs,
+            "shuffle": shuffle,
+            "precision": precision,
+            "token_budget": token_budget,
+            "share_prompts": share_prompts,
+            "template": form.name,
+            "max_length": max_length,
+            "tokens": form.fingerprint,
+            "pairs": data.pairs.fingerprint,
+            "validation": None if checked is None else checked.pairs.fingerprint,
+        }
+        run = fingerprint("run", **parts)
+        warned: list[str] = []
+        if warmup_steps >= steps:
+            highest = learning_rate * steps / (warmup_steps + 1)
+            warned.append(
+                f"warmup_steps={warmup_steps}: a run of {steps} steps comes to a learning rate of "
+                f"{highest:.3g} at most, not {learning_rate:g}; use {steps - 1} or less"
+            )
+        checkpoint = None
+        if resume or must_resume:
+            checkpoint, why_anew = checkpoint_to_go_on(checkpoints, run, must=must_resume)
+            warned += [why_anew] if why_anew else []
+        proven = fingerprint(
             "run",
             # As text: a config may hold an infinite gamma.
             **{f"config.{k}": json.dumps(v, sort_keys=True) for k, v in (resolved or {}).items()},
-            model=weights,
-            seed=seed,
-            peft=asdict(peft),
-            loss=asdict(loss),
-            optimiser=asdict(optimiser),
-            epochs=epochs,
-            batch_pairs=batch_pairs,
-            shuffle=shuffle,
-            precision=precision,
-            token_budget=token_budget,
-            share_prompts=share_prompts,
-            pairs=_pairs_hash(data.pairs),
-            validation=[] if checked is None else checked.pairs.ids,
+            **parts,
+            accelerator=accelerator,
+            devices=devices,
+            nodes=nodes,
+            strategy=strategy,
+            deterministic=deterministic,
+            frozen_cache_bytes=frozen_cache_bytes,
+            gradient_checkpointing=gradient_checkpointing,
+            compile_model=compile_model,
+            checkpoint_steps=checkpoint_steps,
+            sharded_checkpoints=sharded_checkpoints,
+            save=save,
             resumed=checkpoint is not None,
         )
-        callbacks: list[pl.Callback] = [SameRun(run)]
+        callbacks: list[pl.Callback] = [SameRun(proven)]
         if checkpoint_steps:
             made_of = {
                 "base": str(model),
@@ -243,10 +290,15 @@ def train_reward_model(
                 "seed": seed,
                 "peft": asdict(peft),
                 "untrained": untrained,
+                "run": run.to_plain(),
+                "config": None if resolved is None else dict(resolved),
             }
             callbacks.append(KeepLast(checkpoints, checkpoint_steps, made_of))
+            if never := why_never(checkpoint_steps, steps_an_epoch, epochs):
+                warned.append(never)
         if progress is not None:
             callbacks.append(StepProgress(steps, progress))
+        callbacks.append(Warnings(warned))
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
@@ -295,13 +347,6 @@ def train_reward_model(
         },
         base_fingerprint=weights,
     )
-
-
-def _pairs_hash(pairs: TrainingPairs) -> Fingerprint:
-    columns = {"margin": pairs.margin, "target": pairs.target, "weight": pairs.weight}
-    given = {name: column for name, column in columns.items() if column is not None}
-    sides = {"ids": pairs.ids, "chosen": pairs.chosen, "rejected": pairs.rejected}
-    return fingerprint("labelled pairs", **sides, **given)
 
 
 def _save(trainer: pl.Trainer, reward: RewardModel, folder: Path) -> Path:

@@ -16,7 +16,12 @@ from rmexp.errors import UserError
 from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
-from rmexp.sweep.kept_models import keep_models
+from rmexp.sweep.kept_models import (
+    drop_checkpoints,
+    drop_left_checkpoints,
+    keep_models,
+    to_go_on_from,
+)
 from rmexp.sweep.leases import BEATS_PER_LEASE, Observer, Registration
 from rmexp.sweep.ledger import (
     ATTEMPT,
@@ -104,6 +109,7 @@ class Controller:
             with registration.held(self.config.lease):
                 self._ledger.refresh()
                 self._ledger.forgive(self._listed)
+                drop_left_checkpoints(self.folder, self._ledger)
                 self.study.sampler = make_sampler(
                     self.config.sampler,
                     self.space,
@@ -203,6 +209,7 @@ class Controller:
             if record is None and DIRECTORY in orphan.user_attrs:
                 self._tell_lost(trial, failure)
             self._say(f"trial {number} was interrupted: {self._then(number)}")
+            drop_checkpoints(self.folder, self._ledger, number)
 
     def _tell_lost(self, trial: Trial, failure: Failure) -> None:
         try:
@@ -306,7 +313,7 @@ class Controller:
 
     def _resume_from(self, trial: Trial) -> Path | None:
         old = trial.user_attrs.get(RETRY_OF)
-        return None if old is None else self.folder.trial(old)
+        return None if old is None else to_go_on_from(self.folder, self._ledger, old)
 
     def _copy(self, trial: Trial, other: FrozenTrial) -> None:
         """End a trial as an equal one has ended: same config, same seed, same result."""
@@ -319,6 +326,7 @@ class Controller:
             else:
                 self._claims.complete(trial, other.values)
         self._ledger.refresh()
+        drop_checkpoints(self.folder, self._ledger, trial.number)
         self._say(f"trial {trial.number} repeats trial {other.number}: copied")
 
     def _on_report(self, number: int, epoch: int, value: float) -> bool:
@@ -363,6 +371,7 @@ class Controller:
         else:
             told = self._claims.complete(trial, record.objectives)
         self._ledger.refresh()
+        drop_checkpoints(self.folder, self._ledger, trial.number)
         return told
 
     def _fail(self, trial: Trial, failure: Failure, lost: TrialJob | None = None) -> None:
@@ -373,6 +382,7 @@ class Controller:
         if lost is not None:
             self.on_lost(lost, failure.reason)
         self._ledger.refresh()
+        drop_checkpoints(self.folder, self._ledger, number)
         self._say(f"trial {number} failed: {failure.reason}; {self._then(number)}")
         if self._ledger.is_owed(number):
             return

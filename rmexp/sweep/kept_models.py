@@ -1,9 +1,11 @@
-"""Which trained models of a study stay on the disk."""
+"""Which trained models and checkpoints of a study stay on the disk."""
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
+from rmexp.reward.checkpoint_files import CHECKPOINTS, last_checkpoint, remove_checkpoints
 from rmexp.sweep.ledger import DIRECTORY, Ledger
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.study import StudyFolder
@@ -25,3 +27,30 @@ def keep_models(folder: StudyFolder, ledger: Ledger, config: SweepConfig) -> Non
         if directory not in keep:
             shutil.rmtree(folder.root / directory / MODEL, ignore_errors=True)
             del ledger.models[number]
+
+
+def drop_checkpoints(folder: StudyFolder, ledger: Ledger, ended: int) -> None:
+    """Remove the checkpoints of a trial that has ended, and of the attempts before it.
+
+    They hold weights and optimiser state. What a retry may go on from stays until it has ended.
+    """
+    for number in ledger.attempts(ended):
+        if not ledger.needs_checkpoints(number):
+            remove_checkpoints(folder.trial(number) / CHECKPOINTS)
+
+
+def drop_left_checkpoints(folder: StudyFolder, ledger: Ledger) -> None:
+    """The same for what controllers that died meanwhile have left."""
+    for path in folder.trials.glob(f"*/{CHECKPOINTS}"):
+        number = int(path.parent.name) if path.parent.name.isdecimal() else len(ledger.trials)
+        # Others may have begun trials that the ledger has not seen yet.
+        if number < len(ledger.trials) and not ledger.needs_checkpoints(number):
+            remove_checkpoints(path)
+
+
+def to_go_on_from(folder: StudyFolder, ledger: Ledger, lost: int) -> Path:
+    """Directory of the latest attempt with a checkpoint: one that was lost at once has none."""
+    for number in ledger.attempts(lost):
+        if last_checkpoint(folder.trial(number) / CHECKPOINTS) is not None:
+            return folder.trial(number)
+    return folder.trial(lost)

@@ -144,6 +144,11 @@ def plan_sweep(
     composed = compose([_text(o) for o in fixed])
     _, rest = split_config(composed)
     study = checked(StudyConfig, rest)
+    if study.ckpt_path is not None:
+        raise UserError(
+            "ckpt_path: is for rmexp train alone; a sweep's trials go on by themselves where they "
+            "are run again (trainer.checkpoint_steps)"
+        )
     if study.study is None:
         study = study.model_copy(update={"study": sweep_name or "default"})
     space, fixed = build_space(study.sweep.space, overrides, group_options)

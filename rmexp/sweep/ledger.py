@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -122,6 +122,23 @@ class Ledger:
     def is_owed(self, number: int) -> bool:
         """Whether a failed trial's point still waits to be run again."""
         return number in self._owed
+
+    def needs_checkpoints(self, number: int) -> bool:
+        """Whether a trial may still be gone on from: it runs, or its point is to run again."""
+        trial = self.trials[number]
+        if not trial.state.is_finished():
+            return True
+        if trial.state != TrialState.FAIL or not trial.user_attrs.get(RETRY):
+            return False
+        retries = self._claims.get((RETRY_OF, number), set())
+        return not retries or any(self.needs_checkpoints(n) for n in retries)
+
+    def attempts(self, number: int) -> Iterator[int]:
+        """A trial, the one that it is a retry of, and so on to the first."""
+        attempt: int | None = number
+        while attempt is not None:
+            yield attempt
+            attempt = self.trials[attempt].user_attrs.get(RETRY_OF)
 
     def forgive(self, listed: Iterable[str]) -> None:
         """Let a new run claim the listed points that failed for good in earlier ones."""

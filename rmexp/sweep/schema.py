@@ -150,6 +150,11 @@ class StudyConfig(Section):
 
     study: str | None = Field(None, description="name of the study; its folder and W&B group")
     output_dir: str = Field("outputs", description="studies and single runs go below it")
+    ckpt_path: str | None = Field(
+        None,
+        description="`rmexp train` alone: the folder of a run to go on from, or `last`: the "
+        "newest below output_dir with a checkpoint (trainer.checkpoint_steps) and no end",
+    )
     sweep: SweepConfig = SweepConfig()
     executor: ExecutorConfig = ProcessExecutorConfig()
 

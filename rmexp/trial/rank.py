@@ -39,6 +39,7 @@ def _rank_zero(task: RankTask, pipe: Connection) -> int:
         report=report,
         progress=progress,
         resume_from=task.resume_from,
+        must_resume=task.must_resume,
         advance=lambda done, total: pipe.send(Advanced(done, total)),
     )
     if record.state == "failed":

@@ -37,7 +37,7 @@ class RankTask:
         config: the trial's resolved config as plain data.
         directory: of the trial.
         identity: of the trial.
-        resume_from: as :func:`rmexp.trial.run.run_trial` takes it.
+        resume_from, must_resume: as :func:`rmexp.trial.run.run_trial` takes them.
         rank: 0 runs the whole trial; the others join its training.
         parent: process that must not be outlived.
     """
@@ -46,6 +46,7 @@ class RankTask:
     directory: Path
     identity: TrialIdentity
     resume_from: Path | None
+    must_resume: bool
     rank: int
     parent: int
 
@@ -107,6 +108,7 @@ def run_ranks(
     report: Callable[[int, float], bool] | None,
     progress: Callable[[str], None],
     resume_from: Path | None,
+    must_resume: bool,
     advance: Callable[[int, int], None] | None,
 ) -> TrialRecord:
     """Run a trial with ``trainer.devices`` ranks; arguments and result as of ``run_trial``.
@@ -117,7 +119,13 @@ def run_ranks(
     try:
         for number in range(config.trainer.devices):
             task = RankTask(
-                config.to_plain(), directory, identity, resume_from, number, os.getpid()
+                config.to_plain(),
+                directory,
+                identity,
+                resume_from,
+                must_resume,
+                number,
+                os.getpid(),
             )
             ranks.append(_start(task, config))
         first = _look_after(ranks, report, progress, advance)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.errors import UserError
-from rmexp.reward.checkpoint import remove_checkpoints
+from rmexp.reward.checkpoint_files import CHECKPOINTS, NEXT, remove_checkpoints
 from rmexp.tracking.tracker import NullTracker
 from rmexp.trial import assembly
 from rmexp.trial.early import check_device, check_fetched
@@ -54,6 +54,7 @@ def run_trial(
     progress: Progress | None = None,
     advance: Advance | None = None,
     resume_from: Path | None = None,
+    must_resume: bool = False,
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
 
@@ -67,7 +68,9 @@ def run_trial(
         progress: called with the name of each step as it begins.
         advance: called with (done, all) within a step that rates, trains or scores.
         resume_from: directory of an interrupted trial of the same config; training goes on from
-            its last checkpoint, where there is one.
+            its last checkpoint, where there is one. Where that is of other pairs or options, it
+            begins anew and says so.
+        must_resume: fail rather than begin anew.
 
     Returns:
         The record, also written to ``directory``. A failure is a record of state ``failed`` with
@@ -87,7 +90,8 @@ def run_trial(
     except OSError as error:
         raise UserError(f"output_dir: cannot make {directory}: {error.strerror}") from error
     how: dict[str, Any] = {"directory": directory, "identity": identity, "report": report}
-    how |= {"progress": progress, "resume_from": resume_from, "advance": advance}
+    how |= {"progress": progress, "advance": advance}
+    how |= {"resume_from": resume_from, "must_resume": must_resume}
     return run_ranks(config, **how) if config.trainer.ranks > 1 else run_here(config, **how)
 
 
@@ -99,6 +103,7 @@ def run_here(
     report: Report | None,
     progress: Progress,
     resume_from: Path | None,
+    must_resume: bool,
     advance: Advance | None,
 ) -> TrialRecord:
     """The trial in this process, which is rank 0 where there are several."""
@@ -111,6 +116,7 @@ def run_here(
         progress,
         advance,
         resume=resume_from is not None and _copy_checkpoint(resume_from, directory),
+        must_resume=must_resume,
     )
     trial.times["started"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.monotonic()
@@ -122,7 +128,7 @@ def run_here(
         add_to_card(trial.record("complete", ""), directory / MODEL)
     except Pruned as pruned:
         state, reason = "pruned", str(pruned)
-        remove_checkpoints(directory / "checkpoints")  # nobody goes on from a pruned trial
+        remove_checkpoints(directory / CHECKPOINTS)  # nobody goes on from a pruned trial
     except KeyboardInterrupt:
         trial.tracker.finish("failed", "interrupted", {})
         raise
@@ -151,7 +157,7 @@ def join_training(config: TrialConfig, *, directory: Path, resume: bool) -> None
         TrialIdentity(),
         NullTracker(),
         lambda step: None,
-        resume=resume and (directory / "checkpoints").is_dir(),
+        resume=resume and (directory / CHECKPOINTS).is_dir(),
     )
     rules = assembly.rule_set(config)
     splits = read_and_note(trial, rules)
@@ -198,14 +204,14 @@ def _check(config: TrialConfig) -> None:
 
 def _copy_checkpoint(old: Path, new: Path) -> bool:
     """Copy an interrupted trial's checkpoints; a broken copy means to begin again."""
-    checkpoints = old / "checkpoints"
-    if not checkpoints.is_dir() or (new / "checkpoints").exists():
-        return (new / "checkpoints").is_dir()
+    checkpoints = old / CHECKPOINTS
+    if not checkpoints.is_dir() or (new / CHECKPOINTS).exists():
+        return (new / CHECKPOINTS).is_dir()
     partial = new / f".checkpoints.{os.getpid()}"
     try:
-        shutil.copytree(checkpoints, partial)
+        shutil.copytree(checkpoints, partial, ignore=shutil.ignore_patterns(NEXT))
         # At once, as a job that is killed here begins again with what it finds.
-        partial.rename(new / "checkpoints")
+        partial.rename(new / CHECKPOINTS)
     except (OSError, shutil.Error):
         # A process that was thought dead may still be replacing them.
         shutil.rmtree(partial, ignore_errors=True)

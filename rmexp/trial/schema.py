@@ -169,7 +169,9 @@ class LossConfig(Section):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of flipped labels assumed")
     center_coefficient: float = Field(0.0, ge=0, description="weight of mean((r_c + r_r)^2)")
-    weight_by_margin: bool = Field(False, description="weigh pairs by |margin|")
+    weight_by_margin: bool = Field(
+        False, description="weigh pairs by |margin|; needs selection.tie=drop, as ties have none"
+    )
 
 
 class TrainerConfig(Section):
@@ -185,12 +187,26 @@ class TrainerConfig(Section):
     )
     precision: Literal["32", "bf16"] = "32"
     batch_pairs: int = Field(16, ge=1, description="pairs in an optimiser step, over all devices")
-    warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
+    token_budget: int = Field(
+        512,
+        ge=1,
+        description="tokens in one forward pass, a longer text alone; on a CPU 512 at most; for "
+        "speed, not for memory: all passes of a step are kept until its backward pass",
+    )
+    warmup_steps: int = Field(
+        10,
+        ge=0,
+        description="steps of linear warm-up; a run of no more steps than these stays below "
+        "learning_rate, and says so",
+    )
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     threads: int | None = Field(None, ge=1, description="CPU threads; None shares the cores")
     deterministic: bool = Field(True, description="the same config gives the same bits")
     checkpoint_steps: int = Field(
-        0, ge=0, description="optimiser steps between two checkpoints to resume from, 0 for none"
+        0,
+        ge=0,
+        description="optimiser steps between two checkpoints to go on from, 0 for none; "
+        "fewer than the steps of a run",
     )
     gradient_checkpointing: bool = Field(
         False, description="run layers again in the backward pass: less memory, more time"
@@ -369,7 +385,9 @@ class EvaluationConfig(Section):
 class TrialConfig(LabellingConfig):
     """One trial: one pass from preference pairs to the objective."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        3e-4, gt=0, description="learning rate of AdamW at its peak, behind trainer.warmup_steps"
+    )
     epochs: int = Field(2, ge=1, description="passes over the training pairs")
     seed: int = Field(0, ge=0, description="of the score head, the order of pairs and dropout")
     model: ModelConfig = ModelConfig()
@@ -393,6 +411,17 @@ class TrialConfig(LabellingConfig):
         ):
             raise ValueError(
                 "peft.kind=qlora needs trainer.accelerator=gpu and trainer.strategy=auto or ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ties_weigh_something(self) -> TrialConfig:
+        tie = self.selection.tie
+        if tie != "drop" and self.loss.weight_by_margin:
+            raise ValueError(
+                f"selection.tie={tie} contradicts loss.weight_by_margin=true: a tie has the "
+                "margin 0, so it would be kept without a weight; use selection.tie=drop, or equal "
+                "weights"
             )
         return self
 

@@ -77,6 +77,7 @@ class RunningTrial:
     report: dict[str, Any] = field(default_factory=dict)
     objectives: list[float] = field(default_factory=list)
     resume: bool = False
+    must_resume: bool = False
     base: Fingerprint | None = None
 
     def measure(self, metrics: Mapping[str, float]) -> None:
@@ -230,36 +231,53 @@ def train(
     def begun(model: Scorer) -> None:
         between.model = model
 
-    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-        row = {"epoch": epoch, **metrics}
+    objectives = config.evaluation.objectives
+    wanted = {name for o in objectives for name in names_in(o)}
+
+    def known_of(row: Mapping[str, float]) -> dict[str, float]:
         part = "validation/"
-        known = {n.removeprefix(part): v for n, v in metrics.items() if n.startswith(part)}
-        known |= _base_metrics(base)
-        objectives = config.evaluation.objectives
-        wanted = {name for o in objectives for name in names_in(o)}
-        measurable = config.evaluation.every_epoch and between.model and sets
-        if measurable and not wanted <= known.keys():
-            found, drift = between.measure()
-            known |= found
-            row |= drift | {n: v for n, v in found.items() if n in wanted}
-            wanted = set()  # what is unknown now is a mistake, to be told before more epochs
-        trial.history.append(row)
+        known = {n.removeprefix(part): v for n, v in row.items() if n.startswith(part)}
+        known |= {n: row[n] for n in wanted if n in row}
+        return known | _base_metrics(base)
+
+    def take(row: Mapping[str, float], known: Mapping[str, float], needed: set[str]) -> bool:
+        """Note an epoch and report it; whether the search has seen enough."""
+        trial.history.append(dict(row))
         # The first epoch has moved from the base only, which the end of the trial tells.
-        if epoch > 1 and (moved := epoch_drift(row)):
+        if row["epoch"] > 1 and (moved := epoch_drift(row)):
             trial.report["drift_between_epochs"] = moved
         trial.tracker.log(
-            {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=epoch
+            {n: v for n, v in row.items() if n != "epoch"}, step_metric="epoch", step=row["epoch"]
         )
         # What is not measured between epochs is known at the end only.
-        if not wanted <= known.keys():
-            return
+        if not needed <= known.keys():
+            return False
         trial.measure(known)
         # Several values have no order, so nothing can be pruned by them.
         if report is None or len(objectives) > 1:
-            return
-        value = trial.objectives[0]
-        if report(epoch, value) and epoch < config.epochs:
+            return False
+        return report(int(row["epoch"]), trial.objectives[0])
+
+    def resumed(rows: Sequence[Mapping[str, float]]) -> None:
+        """The epochs before the checkpoint; that the trial went on behind them is decided."""
+        for row in rows:
+            take(row, known_of(row), wanted)
+        if rows:
+            between.scores.clear()  # of another model than the last epoch's
+
+    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        known, needed = known_of(metrics), wanted
+        added: dict[str, float] = {}
+        measurable = config.evaluation.every_epoch and between.model and sets
+        if measurable and not needed <= known.keys():
+            found, drift = between.measure()
+            known |= found
+            added = drift | {n: v for n, v in found.items() if n in wanted}
+            needed = set()  # what is unknown now is a mistake, to be told before more epochs
+        if take({"epoch": epoch, **metrics, **added}, known, needed) and epoch < config.epochs:
+            value = trial.objectives[0]
             raise Pruned(f"pruned after epoch {epoch} at {objectives[0]}={value:.4f}")
+        return added
 
     # Before training: a trial that is pruned must tell what it began with, too.
     cache = Path(config.cache_dir)
@@ -280,6 +298,7 @@ def train(
         learning_rate=config.learning_rate,
         epochs=config.epochs,
         batch_pairs=config.trainer.batch_pairs,
+        token_budget=config.trainer.token_budget,
         warmup_steps=config.trainer.warmup_steps,
         weight_decay=config.trainer.weight_decay,
         precision=config.trainer.precision,
@@ -293,9 +312,11 @@ def train(
         directory=trial.directory,
         cache_dir=Path(config.cache_dir),
         report=after_epoch,
+        resumed=resumed,
         begun=begun,
         drift=lambda earlier, later: score_drift(earlier, later).metrics(),
         resume=trial.resume,
+        must_resume=trial.must_resume,
         checkpoint_steps=config.trainer.checkpoint_steps,
         frozen_cache_bytes=_frozen_bytes(config),
         sharded_checkpoints=config.trainer.sharded_checkpoints,

@@ -31,6 +31,7 @@ def run_under_torchrun(
     progress: Callable[[str], None],
     advance: Callable[[int, int], None],
     resume_from: Path | None = None,
+    must_resume: bool = False,
 ) -> TrialRecord | None:
     """This rank's part of the trial; the record on rank 0, None on the others.
 
@@ -42,6 +43,7 @@ def run_under_torchrun(
         progress: as of ``run_trial``, on rank 0.
         advance: as of ``run_trial``, on rank 0.
         resume_from: as of ``run_trial``; that of rank 0 counts.
+        must_resume: as of ``run_trial``, on rank 0.
 
     Raises:
         UserError: torchrun has started another number of ranks than the config asks for.
@@ -75,6 +77,7 @@ def run_under_torchrun(
         report=None,
         progress=step,
         resume_from=resume_from,
+        must_resume=must_resume,
         advance=advance,
     )
     if "train" not in record.times:

@@ -30,7 +30,8 @@ from rmexp.backbone.sharding import _partial_checkpoints
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.preferences.pair import prompt_from_text
-from rmexp.reward.checkpoint import MADE_OF, checkpoint_weights
+from rmexp.reward.checkpoint import checkpoint_weights
+from rmexp.reward.checkpoint_files import MADE_OF
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.export import export_reward_model
 from rmexp.reward.model import CARD, HOW_IT_WAS_MADE, RewardModel, load_reward_model

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from word_rater import WordRater
 
 from rmexp.backbone import sources
 from rmexp.errors import UserError
@@ -59,26 +58,12 @@ def test_a_trial_runs_the_whole_line_and_writes_its_record(plain: dict, tmp_path
     assert (tmp_path / "t" / "model" / "model.safetensors").is_file()
 
 
-class FlakyRater(WordRater):
-    """Cannot rate some responses as long as a file is there."""
-
-    def __init__(self, down: str):
-        super().__init__()
-        self.down = Path(down)
-
-    def rate(self, items: Any, rules: Any, wanted: Any = None) -> Any:
-        rated = super().rate(items, rules, wanted)
-        if self.down.exists():
-            rated.psi[[item.response.startswith("I") for item in items]] = np.nan
-        return rated
-
-
 def test_pairs_that_cannot_be_rated_are_left_out_on_every_rank(
     plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = tmp_path / "down"
     down.touch()
-    plain["rater"] |= {"target": f"{__name__}:FlakyRater", "options": {"down": str(down)}}
+    plain["rater"] |= {"target": "flaky_rater:FlakyRater", "options": {"down": str(down)}}
     config = trial_config(plain)
     trained = []
     monkeypatch.setattr(
@@ -260,16 +245,43 @@ def test_a_label_decides_which_response_is_chosen() -> None:
     psi_a = np.array([[1.0], [-1.0], [0.5]])
     psi_b = np.array([[-1.0], [0.0], [0.5]])
     labels = preference_labels(psi_a, psi_b, np.zeros((3, 1), np.int64), tie="half")
-    base = {"cache_dir": "c", "loss": {"margin_scale": 2.0, "weight_by_margin": True}}
-    config = trial_config({**base, "selection": {"tie": "half"}})
+    loss = {"margin_scale": 2.0}
+    config = trial_config({"cache_dir": "c", "loss": loss, "selection": {"tie": "half"}})
     trained = training_pairs(pairs, labels, config)
     assert list(trained.chosen) == ["left", "right", "left"]
     assert list(trained.rejected) == ["right", "left", "right"]
     np.testing.assert_allclose(trained.margin, [2.0, 1.0, 0.0])
     np.testing.assert_allclose(trained.target, [1.0, 1.0, 0.5])
-    np.testing.assert_allclose(trained.weight, [2.0, 1.0, 0.0])
+    assert trained.weight is None
     dropped = preference_labels(psi_a, psi_b, np.zeros((3, 1), np.int64), tie="drop")
-    assert len(training_pairs(pairs, dropped, trial_config(base)).ids) == 2
+    weighed = trial_config({"cache_dir": "c", "loss": {**loss, "weight_by_margin": True}})
+    trained = training_pairs(pairs, dropped, weighed)
+    assert len(trained.ids) == 2
+    assert trained.target is None
+    np.testing.assert_allclose(trained.weight, [4 / 3, 2 / 3])
+
+
+def test_the_token_budget_of_the_config_is_that_of_training(
+    plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of 16 pairs: each text in a pass of its own, or several in one."""
+    from rmexp.reward.module import RewardModule
+
+    passes: list[int] = []
+    original = RewardModule.training_step
+
+    def counted(self: RewardModule, batch: Any, batch_index: int) -> Any:
+        passes.append(len(batch.rows))
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(RewardModule, "training_step", counted)
+    plain["model"]["max_length"] = 48
+    for budget in (512, 48):
+        plain["trainer"] = {"threads": 1, "token_budget": budget}
+        record = run_trial(trial_config(plain), directory=tmp_path / str(budget))
+        assert record.state == "complete", record.traceback
+    wide, narrow = passes[: len(passes) // 2], passes[len(passes) // 2 :]
+    assert sum(narrow) > sum(wide)
 
 
 def test_without_a_tracker_wandb_is_never_imported(plain: dict, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def test_plain_data_reads_back_equal() -> None:
         ({"selection": {"rules": ["a"]}}, "selection.rules"),
         ({"trainer": {"devices": 2}}, "trainer.devices"),
         ({"loss": {"label_smoothing": 0.5}}, "loss.label_smoothing"),
+        (
+            {"loss": {"weight_by_margin": True}, "selection": {"tie": "half"}},
+            "selection.tie=half contradicts loss.weight_by_margin=true",
+        ),
+        ({"loss": {"weight_by_margin": True}, "selection": {"tie": "a"}}, "selection.tie=a"),
     ],
 )
 def test_wrong_values_are_named_on_one_line(plain: dict, key: str) -> None:
