@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 import torch
 
 from rmexp.errors import UserError
+from rmexp.reward.resume import LAST, PREVIOUS
+from rmexp.reward.resume import last_checkpoint as last_checkpoint
 
 MADE_OF = "rmexp_checkpoint.json"
-_NAME = "last.ckpt"
 _NEXT = "next.ckpt"
-_PREVIOUS = "previous.ckpt"
 _DISTRIBUTED = ".metadata"
 
 
@@ -61,7 +61,7 @@ class KeepLast(pl.Callback):
         trainer.strategy.barrier()
 
     def _replace(self) -> None:
-        new, kept, old = (self.folder / name for name in (_NEXT, _NAME, _PREVIOUS))
+        new, kept, old = (self.folder / name for name in (_NEXT, LAST, PREVIOUS))
         if new.is_file() and not kept.is_dir():
             new.replace(kept)
             return
@@ -71,11 +71,6 @@ class KeepLast(pl.Callback):
             kept.rename(old)
         new.rename(kept)
         _remove(old)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from, None where there is none."""
-    return next((p for n in (_NAME, _PREVIOUS) if (p := folder / n).exists()), None)
 
 
 def remove_checkpoints(folder: Path) -> None:

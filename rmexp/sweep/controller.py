@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rmexp.errors import UserError
+from rmexp.reward.resume import CHECKPOINTS, last_checkpoint
 from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
@@ -23,7 +24,6 @@ from rmexp.sweep.ledger import (
     CONTROLLER,
     DIRECTORY,
     INTERRUPTED,
-    RETRY_OF,
     Ledger,
     Wait,
     params_key,
@@ -305,8 +305,10 @@ class Controller:
         return TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
 
     def _resume_from(self, trial: Trial) -> Path | None:
-        old = trial.user_attrs.get(RETRY_OF)
-        return None if old is None else self.folder.trial(old)
+        # Between the attempt that left a checkpoint and this one there may be others that never
+        # began, such as a job that was still queued when its sweep was stopped.
+        earlier = (self.folder.trial(number) for number in self._ledger.earlier_attempts(trial))
+        return next((d.resolve() for d in earlier if last_checkpoint(d / CHECKPOINTS)), None)
 
     def _copy(self, trial: Trial, other: FrozenTrial) -> None:
         """End a trial as an equal one has ended: same config, same seed, same result."""

@@ -21,7 +21,8 @@ class TrialJob:
         identity: study and trial number.
         config: the trial's resolved config.
         directory: of this trial alone.
-        resume_from: directory of the interrupted trial that this one goes on from; None to begin.
+        resume_from: directory of the earlier attempt whose checkpoint this one goes on from; None
+            to begin.
     """
 
     identity: TrialIdentity

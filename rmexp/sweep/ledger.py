@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rmexp.sweep.samplers import violations
 
@@ -119,6 +119,13 @@ class Ledger:
     def is_owed(self, number: int) -> bool:
         """Whether a failed trial's point still waits to be run again."""
         return number in self._owed
+
+    def earlier_attempts(self, trial: Trial) -> Iterator[int]:
+        """Numbers of the trials that had this trial's point before it, the latest first."""
+        number = trial.user_attrs.get(RETRY_OF)
+        while number is not None:
+            yield number
+            number = self.trials[number].user_attrs.get(RETRY_OF)
 
     def forgive(self, listed: Iterable[str]) -> None:
         """Let a new run claim the listed points that failed for good in earlier ones."""

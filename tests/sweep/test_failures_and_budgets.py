@@ -79,19 +79,6 @@ def test_each_kind_has_its_own_retries(tmp_path: Path) -> None:
         )
 
 
-def test_a_retry_goes_on_from_the_lost_trials_checkpoint_in_its_own_folder(tmp_path: Path) -> None:
-    def outcome(job: TrialJob):
-        return "worker lost: killed by SIGKILL" if job.number == 0 else 0.5
-
-    executor = FakeExecutor(outcome, slots=1)
-    controller, _, events = controller_of(tmp_path, executor, trials=1)
-    controller.run()
-    first, second = executor.submitted
-    assert first.resume_from is None
-    assert second.resume_from == first.directory != second.directory
-    assert any("its point runs again" in e.event for e in events)
-
-
 def test_what_is_run_again_does_not_use_up_the_failure_budget(tmp_path: Path) -> None:
     def outcome(job: TrialJob):
         return "worker lost" if job.identity.attempt == 0 else 0.5
