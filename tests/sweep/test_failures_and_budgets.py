@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -17,10 +16,9 @@ from rmexp.sweep.job import Ended, TrialJob
 from rmexp.sweep.samplers import check_sampler, make_sampler
 from rmexp.sweep.schema import SamplerConfig
 from rmexp.sweep.space import Dimension, Space
-from rmexp.sweep.study import best_trial, front, load_study
-from rmexp.sweep.worker_processes import ProcessExecutor
+from rmexp.sweep.study import best_trial, front
 from rmexp.trial.failure import failure_kind
-from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.record import TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 
@@ -242,33 +240,6 @@ def test_a_worker_that_is_given_up_writes_into_its_own_folder_only(tmp_path: Pat
     old, new = (TrialRecord.read(tmp_path / f"studies/s/trials/000{i}") for i in (0, 1))
     assert (old.objective, new.objective) == (0.9, 0.1)
     assert config.gamma == 0.5
-
-
-def _which_gpus(config, *, directory: Path, identity: TrialIdentity, report, **ignored) -> None:
-    record = TrialRecord(
-        "complete", os.environ.get("CUDA_VISIBLE_DEVICES", ""), 0.0, config.to_plain(), identity
-    )
-    time.sleep(0.3)
-    record.write(directory)
-
-
-@pytest.mark.slow
-def test_each_slot_has_gpus_of_its_own(tmp_path: Path) -> None:
-    executor = ProcessExecutor(None, ranks=2, gpus=("0", "1", "2", "5"), run=_which_gpus)
-    assert executor.slots == 2
-    plain = TrialConfig(cache_dir="c").to_plain()
-    for number in (0, 1):
-        executor.submit(TrialJob(TrialIdentity("s", number), plain, tmp_path / str(number)))
-    ended = []
-    while len(ended) < 2:
-        ended += executor.wait(lambda *report: False, 1.0)
-    executor.close()
-    assert [TrialRecord.read(tmp_path / str(n)).reason for n in (0, 1)] == ["0,1", "2,5"]
-
-
-def test_more_gpus_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match=r"executor\.slots: 2 trials of trainer.devices=2"):
-        ProcessExecutor(2, ranks=2, gpus=("0", "1", "2"))
 
 
 def test_a_point_that_cannot_be_composed_fails_alone(tmp_path: Path) -> None:
