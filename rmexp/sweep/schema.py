@@ -79,7 +79,9 @@ class SweepConfig(Section):
         None, gt=0, description="seconds after which a trial is stopped as failed"
     )
     lease: float = Field(
-        60.0, gt=0, description="seconds of silence after which a controller is taken for dead"
+        60.0,
+        gt=0,
+        description="seconds of silence after which others take a controller for dead",
     )
     keep: Literal["best", "last", "all"] = Field("best", description="which trained models stay")
     dry_run: bool = Field(False, description="print the space and the first points, train nothing")

@@ -88,6 +88,30 @@ def test_an_observer_that_was_stopped_itself_does_not_count_its_absence(folder) 
 def test_a_controller_that_left_is_dead_at_once(folder) -> None:
     study = open_study(folder, SweepConfig(), SPACE)
     registration = Registration(study, folder.locks)
+def test_a_controller_is_judged_by_its_own_lease_not_by_the_observers(folder) -> None:
+    """One that joins in with a short lease must not give up the trials of a healthy one."""
+    study = open_study(folder, SweepConfig())
+    clock = Clock()
+    observer = Observer("me", folder.locks, lease=5, clock=clock)
+    _beat(study, "slow", 1, lease=60)
+    _beat(study, "quick", 1, lease=3)
+    for _ in range(59):
+        assert "slow" in observer.living(study)
+        clock.now += 1
+    assert observer.living(study) == {"me", "slow"}
+    clock.now += 1
+    observer.living(study)
+    clock.now += 1
+    assert observer.living(study) == {"me"}
+
+
+def test_a_controller_tells_its_lease(folder, config) -> None:
+    study = open_study(folder, config)
+    registration = Registration(study, folder.locks)
+    with registration.held(7):
+        assert registered(study)[registration.id]["lease"] == 7
+
+
     observer = Observer("me", folder.locks, lease=60)
     with registration.held(60):
         assert registration.alone
