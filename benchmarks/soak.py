@@ -69,7 +69,7 @@ def control(root: Path, storage: str | None, trials: int, lease: float) -> None:
         retry={"lost_worker": 10**6},
     )
     Controller(
-        study=open_study(folder, config, space),
+        study=open_study(folder, config),
         folder=folder,
         config=config,
         space=space,

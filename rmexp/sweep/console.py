@@ -111,7 +111,7 @@ def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
         sweep.sampler,
         plan.space,
         0,
-        guarded=plan.guarded,
+        guarded=bool(plan.guards),
         objectives=len(sweep.directions),
     )
     study = optuna.create_study(sampler=sampler, directions=sweep.directions)

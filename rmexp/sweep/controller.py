@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Controller:
         config_for: resolved trial config of a point; raises UserError where it cannot run.
         executor: runs the trials.
         guarded: whether trials have guards (``evaluation.guards``).
+        notes: what to say at the beginning.
         on_progress: told after each event.
         on_lost: told each trial that ended without a record, and why.
     """
@@ -78,6 +79,7 @@ class Controller:
     config_for: ConfigFor
     executor: Executor
     guarded: bool = False
+    notes: Sequence[str] = ()
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_lost: Callable[[TrialJob, str], None] = lambda job, reason: None
     _jobs: dict[int, _Job] = field(default_factory=dict)
@@ -104,6 +106,8 @@ class Controller:
             with registration.held(self.config.lease):
                 self._ledger.refresh()
                 self._ledger.forgive(self._listed)
+                for note in self.notes:
+                    self._say(note)
                 self.study.sampler = make_sampler(
                     self.config.sampler,
                     self.space,

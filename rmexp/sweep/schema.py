@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rmexp.trial.failure import FailureKind
 from rmexp.trial.section import Section
@@ -50,7 +50,9 @@ class SweepConfig(Section):
         default_factory=list, description="points to run first; keys left out are sampled"
     )
     warm_start: list[str] = Field(
-        default_factory=list, description="studies whose finished trials the sampler learns from"
+        default_factory=list,
+        description="studies whose finished trials the sampler learns from (tpe, gp); each start "
+        "takes those that are new",
     )
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
@@ -115,6 +117,15 @@ class SubmititExecutorConfig(Section):
     slots: int = Field(8, ge=1, description="jobs at once, those that wait in the queue among them")
     minutes: int = Field(240, ge=1, description="time limit of a job, after which it is requeued")
     requeues: int = Field(
+    @model_validator(mode="after")
+    def _sampler_learns_from_others(self) -> SweepConfig:
+        if self.warm_start and self.sampler.kind not in ("tpe", "gp"):
+            raise ValueError(
+                f"sweep.warm_start: the sampler {self.sampler.kind} takes no notice of other "
+                "studies' trials; use tpe or gp"
+            )
+        return self
+
         3, ge=0, description="how often a job that ran out of time goes on in a new one"
     )
     cpus: int = Field(4, ge=1, description="CPU cores of each rank (trainer.devices)")

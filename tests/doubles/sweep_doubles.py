@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,22 @@ from rmexp.sweep.progress import Progress
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Dimension, Space
 from rmexp.sweep.study import StudyFolder, open_study
+from rmexp.sweep.warm_start import learn_from_others
 from rmexp.trial.record import MODEL, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 SPACE = Space((Dimension("gamma", optuna.distributions.FloatDistribution(0.0, 1.0)),))
+
+GUARD = "refusals <= 0.5"
+
+
+def guarded_trial(job: TrialJob) -> TrialRecord:
+    """A trial whose objective is gamma, and that keeps :data:`GUARD` up to 0.5."""
+    value = job.config["gamma"]
+    metrics = {f"guards/{GUARD}": value - 0.5}
+    return TrialRecord(
+        "complete", "", value, job.config, job.identity, metrics=metrics, objectives=[value]
+    )
 
 
 class FakeExecutor:
@@ -95,7 +107,7 @@ def controller_of(
     executor: FakeExecutor,
     space: Space = SPACE,
     name: str = "s",
-    guarded: bool = False,
+    guards: Sequence[str] = (),
     **sweep: Any,
 ) -> tuple[Controller, optuna.Study, list[Progress]]:
     """A controller, its study, and the list that its events go into."""
@@ -103,7 +115,8 @@ def controller_of(
     folder.make()
     config = SweepConfig(**{"trials": 6, **sweep})
     events: list[Progress] = []
-    study = open_study(folder, config, space)
+    study = open_study(folder, config)
+    notes = learn_from_others(study, folder, config, space, guards)
     controller = Controller(
         study=study,
         folder=folder,
@@ -111,7 +124,8 @@ def controller_of(
         space=space,
         config_for=lambda values: TrialConfig(cache_dir="c", **values),
         executor=executor,
-        guarded=guarded,
+        guarded=bool(guards),
+        notes=notes,
         on_progress=events.append,
     )
     return controller, study, events

@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sweep_doubles import FakeExecutor, controller_of, states
+from sweep_doubles import GUARD, FakeExecutor, controller_of, guarded_trial, states
 
 from rmexp.errors import UserError
 from rmexp.reward.losses import NonFiniteError
@@ -137,19 +137,8 @@ def test_a_nan_kills_its_trial_not_the_sweep(tmp_path: Path) -> None:
 
 
 def test_guards_rule_the_best_trial_and_reach_the_sampler(tmp_path: Path) -> None:
-    def outcome(job: TrialJob):
-        value = job.config["gamma"]
-        return TrialRecord(
-            "complete",
-            "",
-            value,
-            job.config,
-            job.identity,
-            metrics={"guards/refusals <= 0.5": value - 0.5},
-            objectives=[value],
-        )
-
-    controller, study, _ = controller_of(tmp_path, FakeExecutor(outcome), trials=12, guarded=True)
+    executor = FakeExecutor(guarded_trial)
+    controller, study, _ = controller_of(tmp_path, executor, trials=12, guards=[GUARD])
     controller.run()
     values = [t.value for t in study.get_trials()]
     assert max(values) > 0.5
@@ -185,24 +174,13 @@ def test_several_objectives_and_their_front(tmp_path: Path) -> None:
         best_trial(study)
 
 
-def test_points_of_the_user_are_run_first_and_warm_start_teaches(tmp_path: Path) -> None:
+def test_points_of_the_user_are_run_first(tmp_path: Path) -> None:
     executor = FakeExecutor()
     controller, _, _ = controller_of(
         tmp_path, executor, trials=3, enqueue=[{"gamma": 0.125}, {"gamma": 0.25}]
     )
     controller.run()
     assert [j.config["gamma"] for j in executor.submitted][:2] == [0.125, 0.25]
-    again, study, _ = controller_of(
-        tmp_path, FakeExecutor(), trials=2, warm_start=["s"], name="second"
-    )
-    again.run()
-    # What was learned is in the study for the sampler, but is none of its two trials.
-    assert len(study.get_trials()) == 5
-    own = [t for t in study.get_trials() if "warm_start" not in t.user_attrs]
-    assert len(own) == 2
-    assert best_trial(study).number in {t.number for t in own}
-    reopened = load_study(tmp_path, "second")
-    assert len(reopened.get_trials()) == 5
 
 
 def test_two_controllers_do_not_propose_the_same_points() -> None:
@@ -360,12 +338,3 @@ def test_a_scheduler_that_takes_nothing_ends_the_sweep_in_one_line(tmp_path: Pat
     again, study, _ = controller_of(tmp_path, FakeExecutor(), trials=2)
     again.run()
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
-
-
-def test_a_warm_start_takes_all_or_nothing(tmp_path: Path) -> None:
-    controller_of(tmp_path, FakeExecutor(), trials=2, name="one")[0].run()
-    with pytest.raises(UserError, match="no study 'typo'"):
-        controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "typo"])
-    controller_of(tmp_path, FakeExecutor(), trials=1, name="two")[0].run()
-    _, study, _ = controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "two"])
-    assert len(study.get_trials()) == 3
