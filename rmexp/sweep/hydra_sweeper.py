@@ -54,7 +54,7 @@ class StudySweeper(Sweeper):
         overrides = OverridesParser.create(self._loader).parse_overrides(list(arguments))
         plan = plan_sweep(overrides, self._compose, self._group_options, self._chosen("sweep"))
         if plan.study.sweep.dry_run:
-            from rmexp.sweep.console import print_dry_run
+            from rmexp.sweep.dry_run import print_dry_run
 
             print_dry_run(plan)
             return None
