@@ -285,7 +285,7 @@ class Controller:
                 update={"trainer": config.trainer.model_copy(update=threads)}
             )
         job = self._job(trial, config)
-        directory = str(job.directory.relative_to(self.folder.root))
+        directory = str(self.folder.trial(number).relative_to(self.folder.root))
         if not self._claims.note(trial, {DIRECTORY: directory}):
             self._ledger.refresh()
             return
@@ -305,7 +305,8 @@ class Controller:
     def _job(self, trial: Trial, config: TrialConfig) -> TrialJob:
         attempt = trial.user_attrs.get(ATTEMPT, 0)
         identity = TrialIdentity(self.study.study_name, trial.number, attempt)
-        directory = self.folder.trial(trial.number)
+        # Whole, as a job may run in another working directory.
+        directory = self.folder.trial(trial.number).resolve()
         return TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
 
     def _resume_from(self, trial: Trial) -> Path | None:

@@ -160,6 +160,17 @@ def test_too_many_failures_stop_the_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", ["best", "last", "all"])
 def test_only_the_wanted_models_stay(tmp_path: Path, keep: str) -> None:
+def test_a_job_may_run_in_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    executor = FakeExecutor()
+    controller, study, _ = controller_of(Path("outputs"), executor, trials=1)
+    controller.run()
+    assert executor.submitted[0].directory == tmp_path / "outputs/studies/s/trials/0000"
+    assert study.get_trials()[0].user_attrs["directory"] == "trials/0000"
+
+
     controller, study, _ = controller_of(tmp_path, FakeExecutor(), keep=keep, trials=4)
     controller.run()
     kept = {p.parent.name for p in (tmp_path / "studies/s/trials").glob(f"*/{MODEL}")}
