@@ -52,14 +52,12 @@ class FakeExecutor:
         self.jobs: deque[TrialJob] = deque()
         self.submitted: list[TrialJob] = []
         self.cancelled: list[int] = []
-        self.most_at_once = 0
         self.closed = False
 
     def submit(self, job: TrialJob) -> None:
         assert job.directory not in [j.directory for j in self.submitted]
         self.jobs.append(job)
         self.submitted.append(job)
-        self.most_at_once = max(self.most_at_once, len(self.jobs))
 
     def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
         if self.crash_after is not None and len(self.submitted) > self.crash_after:

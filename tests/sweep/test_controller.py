@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from sweep_doubles import SPACE, FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
-from rmexp.sweep.job import TrialJob
+from rmexp.sweep.job import Ended, ReportHandler, TrialJob
 from rmexp.sweep.ledger import state_of, was_interrupted
 from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import PrunerConfig, SamplerConfig
@@ -18,12 +18,22 @@ from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 
+class SlowFirst(FakeExecutor):
+    """The first job outlasts all others; nobody may wait for it while a trial is still wanted."""
+
+    def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
+        if len(self.submitted) < 6:
+            assert len(self.jobs) == self.slots, "a slot is idle while the first job runs"
+        self.jobs.rotate(-1)
+        return super().wait(on_report, timeout)
+
+
 def test_a_sweep_runs_to_its_target_with_all_slots_busy(tmp_path: Path) -> None:
-    executor = FakeExecutor()
+    """Trap 21: a batch waits for its slowest trial."""
+    executor = SlowFirst()
     controller, study, events = controller_of(tmp_path, executor)
     controller.run()
     assert states(study) == ["COMPLETE"] * 6
-    assert executor.most_at_once == 2
     assert executor.closed
     assert events[-1].complete == 6
     assert events[-1].best == study.best_value
