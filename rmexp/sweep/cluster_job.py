@@ -68,6 +68,7 @@ class ClusterJob:
         """What submitit queues again when the job is preempted or its time is up."""
         from submitit.helpers import DelayedSubmission
 
+        mailbox.queue_again(self.job.directory)
         return DelayedSubmission(self)
 
 

@@ -405,9 +405,11 @@ class Controller:
             return
         now = time.monotonic()
         for number, job in self._jobs.items():
-            if job.began is None and self.executor.has_begun(number):
-                job.began = now
-            if job.stopped is None and job.began is not None and now - job.began > limit:
+            if not self.executor.has_begun(number):
+                job.began = None
+                continue
+            job.began = now if job.began is None else job.began
+            if job.stopped is None and now - job.began > limit:
                 reason = f"stopped after sweep.trial_timeout={limit:g} seconds"
                 job.stopped = Failure("time_out", reason)
                 self.executor.cancel(number)

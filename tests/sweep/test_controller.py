@@ -160,16 +160,6 @@ def test_a_lost_worker_fails_its_trial_alone(tmp_path: Path) -> None:
     assert "SIGKILL" in study.get_trials()[0].user_attrs["reason"]
 
 
-def test_too_many_failures_stop_the_sweep(tmp_path: Path) -> None:
-    executor = FakeExecutor(lambda job: ValueError("always"))
-    controller, _, _ = controller_of(tmp_path, executor, max_failures=2)
-    with pytest.raises(UserError, match="3 trials failed in this run, the last with: always"):
-        controller.run()
-    assert executor.closed
-
-
-@pytest.mark.parametrize("keep", ["best", "last", "all"])
-def test_only_the_wanted_models_stay(tmp_path: Path, keep: str) -> None:
 def test_a_job_may_run_in_another_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +171,16 @@ def test_a_job_may_run_in_another_working_directory(
     assert study.get_trials()[0].user_attrs["directory"] == "trials/0000"
 
 
+def test_too_many_failures_stop_the_sweep(tmp_path: Path) -> None:
+    executor = FakeExecutor(lambda job: ValueError("always"))
+    controller, _, _ = controller_of(tmp_path, executor, max_failures=2)
+    with pytest.raises(UserError, match="3 trials failed in this run, the last with: always"):
+        controller.run()
+    assert executor.closed
+
+
+@pytest.mark.parametrize("keep", ["best", "last", "all"])
+def test_only_the_wanted_models_stay(tmp_path: Path, keep: str) -> None:
     controller, study, _ = controller_of(tmp_path, FakeExecutor(), keep=keep, trials=4)
     controller.run()
     kept = {p.parent.name for p in (tmp_path / "studies/s/trials").glob(f"*/{MODEL}")}
@@ -213,7 +213,7 @@ def test_the_direction_of_a_study_cannot_change(tmp_path: Path) -> None:
 def test_a_sampler_goes_on_where_it_begins_to_learn(kind: str) -> None:
     """Some need packages that Optuna asks for only once they model two ranges or more."""
     plane = {name: FloatDistribution(0.0, 1.0) for name in ("x", "y")}
-    config = SamplerConfig(kind=kind, startup_trials=2)
+    config = SamplerConfig(kind=kind, **({} if kind == "qmc" else {"startup_trials": 2}))
     study = optuna.create_study(sampler=make_sampler(config, SPACE, 0))
     for _ in range(6):
         trial = study.ask(plane)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -299,6 +300,30 @@ def test_a_trials_time_counts_from_where_it_runs(tmp_path: Path) -> None:
         controller.run()
     assert study.get_trials()[0].user_attrs["failure"] == "time_out"
     assert executor.looks > 5
+
+
+def test_a_preempted_trials_time_counts_from_where_it_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda seconds: None)
+    monkeypatch.setattr("rmexp.sweep.controller.time", clock)
+
+    class Preempted(FakeExecutor):
+        looks = 0
+
+        def has_begun(self, number: int) -> bool:
+            return not 2 <= self.looks <= 5  # queued again
+
+        def wait(self, on_report, timeout: float) -> list[Ended]:
+            self.looks += 1
+            clock.now += 100 if not self.has_begun(0) else 1
+            return super().wait(on_report, timeout) if self.looks == 8 else []
+
+    executor = Preempted(slots=1)
+    controller, study, _ = controller_of(tmp_path, executor, trials=1, trial_timeout=50)
+    controller.run()
+    assert not executor.cancelled
+    assert states(study) == ["COMPLETE"]
 
 
 class Refusing(FakeExecutor):
