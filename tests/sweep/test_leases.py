@@ -35,7 +35,7 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "journal"])
+@pytest.fixture(params=["sqlite", "journal", pytest.param("postgresql", marks=pytest.mark.slow)])
 def config(request: pytest.FixtureRequest) -> SweepConfig:
     if request.param == "postgresql":
         return SweepConfig(storage=request.getfixturevalue("server"))
