@@ -117,6 +117,6 @@ def test_a_job_that_was_preempted_before_its_copy_finished_copies_again(
     mailbox.begin(directory)
     if copied:
         _leave_checkpoint(directory)
-    ClusterJob(job, run=cluster_trials.cheap_trial)()
+    ClusterJob(job, patience=0, run=cluster_trials.cheap_trial)()
     expected = directory if copied else earlier
     assert TrialRecord.read(directory).report["resumed from"] == str(expected)
