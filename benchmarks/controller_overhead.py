@@ -155,7 +155,7 @@ def _controller(root: Path, storage: str | None, sampler: str, trials: int, exec
     folder.make()
     config = SweepConfig(trials=trials, storage=storage, sampler=SamplerConfig(kind=sampler))
     return Controller(
-        study=open_study(folder, config, SPACE),
+        study=open_study(folder, config),
         folder=folder,
         config=config,
         space=SPACE,

@@ -1,9 +1,11 @@
 """Kill and stop the processes of a sweep at random moments, then count what it has.
 
-Two controllers share a study of cheap trials. At random moments a controller, a worker, or both
-are killed (SIGKILL) or stopped (SIGSTOP) and woken; dead controllers are started again. At the end
-exactly the wanted trials must have finished, no point lost and none finished twice, no directory
-written by two processes, and no process left.
+Two controllers share a study of cheap trials of two ranks each. At random moments a controller, a
+trial's worker, one of its ranks, or controller and worker are killed (SIGKILL) or stopped (SIGSTOP)
+and woken; dead controllers are started again. At the end exactly the wanted trials must have
+finished, no point lost and none finished twice, no directory written by two processes, and no
+process left. A lost trial is retried once, as by default: a point that is hit a second time is
+given up, which is counted and no loss.
 
     python benchmarks/soak.py --storage sqlite --trials 200 --kills 100 --stops 10
 """
@@ -27,23 +29,28 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 _TOKEN = "RMEXP_SOAK"
+_VICTIMS = ("controller", "worker", "rank", "both")
 
 
-def cheap_trial(config: Any, *, directory: Path, identity: Any, report: Any, **ignored: Any) -> Any:
-    """Stands in for run_trial: some waiting, two reports, a record."""
-    from rmexp.trial.record import TrialRecord
+def cheap_trial(config: Any, *, directory: Path, **others: Any) -> Any:
+    """Stands in for run_trial: ranks that wait, two reports, a record."""
+    from rmexp.trial.ranks import run_ranks
 
     # A second process in this directory fails here, and its trial with it.
     with (directory / "owner").open("x") as stream:
         stream.write(str(os.getpid()))
-    for epoch in (1, 2):
-        time.sleep(random.Random(config.gamma).uniform(0.05, 0.3))
-        report(epoch, config.gamma)
-    record = TrialRecord(
-        "complete", "", config.gamma, config.to_plain(), identity, objectives=[config.gamma]
+    return run_ranks(
+        config, directory=directory, advance=None, program="benchmarks.soak_rank", **others
     )
-    record.write(directory)
-    return record
+
+
+def cheap_config(gamma: float) -> Any:
+    """Of such a trial."""
+    from rmexp.trial.schema import TrainerConfig, TrialConfig
+
+    return TrialConfig(
+        cache_dir="unused", gamma=gamma, trainer=TrainerConfig(devices=2, strategy="ddp")
+    )
 
 
 def control(root: Path, storage: str | None, trials: int, lease: float) -> None:
@@ -55,7 +62,6 @@ def control(root: Path, storage: str | None, trials: int, lease: float) -> None:
     from rmexp.sweep.space import Dimension, Space
     from rmexp.sweep.study import StudyFolder, open_study
     from rmexp.sweep.worker_processes import ProcessExecutor
-    from rmexp.trial.schema import TrialConfig
 
     space = Space((Dimension("gamma", FloatDistribution(0.0, 1.0)),))
     folder = StudyFolder(root)
@@ -66,15 +72,14 @@ def control(root: Path, storage: str | None, trials: int, lease: float) -> None:
         lease=lease,
         sampler=SamplerConfig(kind="random"),
         max_failures=10**6,
-        retry={"lost_worker": 10**6},
     )
     Controller(
-        study=open_study(folder, config, space),
+        study=open_study(folder, config),
         folder=folder,
         config=config,
         space=space,
-        config_for=lambda values: TrialConfig(cache_dir="unused", **values),
-        executor=ProcessExecutor(2, run=cheap_trial),
+        config_for=lambda values: cheap_config(**values),
+        executor=ProcessExecutor(2, ranks=2, run=cheap_trial),
         on_progress=lambda progress: print(progress.event, flush=True),
     ).run()
 
@@ -109,10 +114,11 @@ class Soak:
         """Run to the end; returns the counts, in which ``faults`` must be empty."""
         self.root.mkdir(parents=True, exist_ok=True)
         chance = random.Random(self.seed)
-        blows = ["kill"] * self.kills + ["stop"] * self.stops
+        blows = [("kill", _VICTIMS[i % 4]) for i in range(self.kills)]
+        blows += [("stop", _VICTIMS[i % 3]) for i in range(self.stops)]
         chance.shuffle(blows)
         start = time.monotonic()
-        dealt = 0
+        dealt = missed = 0
         try:
             while time.monotonic() - start < limit:
                 self._wake(time.monotonic())
@@ -120,7 +126,10 @@ class Soak:
                 finished = len(list(self.root.glob("trials/*/record.json")))
                 if dealt < len(blows) and finished * len(blows) >= dealt * self.trials:
                     time.sleep(chance.uniform(0, 0.6))
-                    dealt += self._deal(blows[dealt], chance)
+                    # The last trials may have ended before one of them was hit.
+                    blow, what = blows[dealt]
+                    hit = self._deal(blow, "controller" if missed > 50 else what, chance)
+                    dealt, missed = (dealt + 1, 0) if hit else (dealt, missed + 1)
                 elif dealt == len(blows) and not self._stopped and self._all_controllers_ended():
                     break
                 time.sleep(0.05)
@@ -164,28 +173,28 @@ class Soak:
                 )
             self.controllers.append(controller)
 
-    def _deal(self, blow: str, chance: random.Random) -> int:
+    def _deal(self, blow: str, what: str, chance: random.Random) -> bool:
+        """Hit what is there of that kind; whether there was any."""
         controllers = [c.pid for c in self.controllers if c.poll() is None]
+        there = {
+            "controller": controllers,
+            "worker": self._running("owner"),
+            "rank": self._running("rank-*"),
+        }
         asleep = {pid for _, pid in self._stopped}
-        workers = [pid for pid in self._workers() if pid not in asleep]
-        controllers = [pid for pid in controllers if pid not in asleep]
-        what = chance.choice(
-            ["controller", "worker", "both"] if blow == "kill" else ["controller", "worker"]
-        )
         victims = []
-        if what != "worker" and controllers:
-            victims.append(chance.choice(controllers))
-        if what != "controller" and workers:
-            victims.append(chance.choice(workers))
-        if not victims or (what == "both" and len(victims) < 2):
-            return 0
+        for kind in ("controller", "worker") if what == "both" else (what,):
+            awake = [pid for pid in there[kind] if pid not in asleep]
+            if not awake:
+                return False
+            victims.append(chance.choice(awake))
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if blow == "kill" else signal.SIGSTOP)
             if blow == "stop":
                 self._stopped.append((time.monotonic() + self.stop_seconds, pid))
         self.done[f"{blow} {what}"] += 1
-        return 1
+        return True
 
     def _wake(self, now: float) -> None:
         for until, pid in self._stopped[:]:
@@ -194,13 +203,13 @@ class Soak:
                     os.kill(pid, signal.SIGCONT)
                 self._stopped.remove((until, pid))
 
-    def _workers(self) -> list[int]:
-        """Processes that run a trial now."""
+    def _running(self, name: str) -> list[int]:
+        """Processes that run a trial now, by the file in which they note themselves."""
         alive = set(self._processes())
         found = []
-        for owner in self.root.glob("trials/*/owner"):
-            text = owner.read_text()
-            if text and not (owner.parent / "record.json").exists() and int(text) in alive:
+        for note in sorted(self.root.glob(f"trials/*/{name}")):
+            text = note.read_text()
+            if text and not (note.parent / "record.json").exists() and int(text) in alive:
                 found.append(int(text))
         return found
 
@@ -215,7 +224,15 @@ class Soak:
         return found
 
     def _count(self, left: list[int]) -> dict[str, Any]:
-        from rmexp.sweep.ledger import DIRECTORY, RETRY_OF, WITHDRAWN, params_key, point_of
+        from rmexp.sweep.ledger import (
+            DIRECTORY,
+            RETRY,
+            RETRY_OF,
+            USED,
+            WITHDRAWN,
+            params_key,
+            point_of,
+        )
         from rmexp.sweep.study import load_study
 
         study = load_study(self.root.parent.parent, self.root.name, self.storage)
@@ -223,14 +240,18 @@ class Soak:
         finished = [t for t in trials if t.state.name == "COMPLETE"]
         points = Counter(params_key(t.params) for t in finished)
         directories = Counter(t.user_attrs[DIRECTORY] for t in finished)
-        lost = [
-            t.number
+        failed = [
+            t
             for t in trials
-            if t.state.name == "FAIL"
-            and not t.user_attrs.get(WITHDRAWN)
-            and t.params
-            and params_key(point_of(t)) not in points
+            if t.state.name == "FAIL" and not t.user_attrs.get(WITHDRAWN) and t.params
         ]
+        # Hit again after its one retry: the study gives such a point up, and draws another.
+        given_up = {
+            params_key(point_of(t))
+            for t in failed
+            if not t.user_attrs.get(RETRY) and t.user_attrs.get(USED, {}).get("lost_worker", 0) == 1
+        }
+        lost = [t.number for t in failed if params_key(point_of(t)) not in points.keys() | given_up]
         overwritten = [
             t.number for t in trials if "FileExistsError" in str(t.user_attrs.get("reason"))
         ]
@@ -248,6 +269,7 @@ class Soak:
             "trials": len(trials),
             "finished": len(finished),
             "interrupted and run again": sum(RETRY_OF in t.user_attrs for t in trials),
+            "points given up after a retry": len(given_up),
             "claims withdrawn": sum(bool(t.user_attrs.get(WITHDRAWN)) for t in trials),
             "states": dict(states),
             "blows": dict(sorted(self.done.items())),

@@ -179,7 +179,7 @@ def main() -> None:
         }
         peers = peer(folder, options.peer_python.absolute(), environment, options.trials)
         equal = ours(folder, "equal", environment, options.trials)
-        asha = ["sweep.pruner.kind=asha", "sweep.pruner.startup_trials=4"]
+        asha = ["sweep.pruner.kind=asha"]
         pruned = ours(folder, "pruned", environment, options.trials, *asha)
         told = [json.loads(line) for line in (folder / "peer.jsonl").read_text().splitlines()]
         assert sorted(row["point"] for row in told) == list(range(options.trials))

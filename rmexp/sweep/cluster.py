@@ -98,9 +98,9 @@ class ClusterExecutor:
             time.sleep(0.1)
 
     def has_begun(self, number: int) -> bool:
-        """Whether the scheduler has started the trial's job."""
+        """Whether the trial's job runs; False while it waits in the queue."""
         return any(
-            mailbox.has_begun(running.job.directory)
+            mailbox.runs(running.job.directory)
             for running in self._running
             if running.job.number == number
         )

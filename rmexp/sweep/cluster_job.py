@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rmexp.reward.checkpoint_files import CHECKPOINTS, last_checkpoint
 from rmexp.sweep import mailbox
 from rmexp.sweep.job import LOG, TrialJob
 from rmexp.trial.record import FILE_NAME
@@ -41,8 +42,11 @@ class ClusterJob:
             return
         _log_to(directory / LOG)
         threading.Thread(target=_watch, args=(self.job,), daemon=True).start()
-        # The scheduler has ended the attempt before this one: the directory is ours alone.
-        job = replace(self.job, resume_from=directory) if again else self.job
+        job = self.job
+        # The scheduler has ended the attempt before this one: the directory is ours alone. One that
+        # was preempted before it had a checkpoint here begins as it would have begun.
+        if again and last_checkpoint(directory / CHECKPOINTS):
+            job = replace(job, resume_from=directory)
 
         from rmexp.trial.schema import trial_config
 
@@ -64,6 +68,7 @@ class ClusterJob:
         """What submitit queues again when the job is preempted or its time is up."""
         from submitit.helpers import DelayedSubmission
 
+        mailbox.queue_again(self.job.directory)
         return DelayedSubmission(self)
 
 

@@ -1,9 +1,8 @@
-"""What a sweep says in the terminal: progress, the dry run, and the end."""
+"""What a sweep says in the terminal: its progress and its end."""
 
 from __future__ import annotations
 
 import datetime
-import math
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -89,72 +88,6 @@ class ProgressLines:
             self._bar.update(self._task, completed=finished, total=progress.target, state=state)
 
 
-def print_dry_run(plan: SweepPlan, points: int = 5) -> None:
-    """The space, its size, and the first points that the sampler would propose."""
-    import optuna
-
-    from rmexp.sweep.samplers import listed_points, make_sampler
-
-    out = console()
-    sweep = plan.study.sweep
-    size = "continuous" if math.isinf(plan.space.size) else f"of {plan.space.size:g} points"
-    out.print(
-        f"study {plan.study.study}: {plan.target} trials, sampler {sweep.sampler.kind}, "
-        f"pruner {sweep.pruner.kind}, space {size}"
-    )
-    table = Table("key", "range")
-    for key, text in plan.space.describe():
-        table.add_row(key, text)
-    out.print(table)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = make_sampler(
-        sweep.sampler,
-        plan.space,
-        0,
-        guarded=plan.guarded,
-        objectives=len(sweep.directions),
-    )
-    study = optuna.create_study(sampler=sampler, directions=sweep.directions)
-    for point in listed_points(sweep, plan.space)[:points]:
-        study.enqueue_trial(point)
-    table = Table(*[d.key for d in plan.space.dimensions], title="first points")
-    for _ in range(min(points, plan.target)):
-        trial = study.ask()
-        params = plan.space.suggest(trial)
-        table.add_row(*[_short(params.get(d.key, "")) for d in plan.space.dimensions])
-        study.tell(trial, [0.0] * len(sweep.directions))
-    out.print(table)
-    out.print(_expected_time(plan))
-
-
-def _expected_time(plan: SweepPlan) -> str:
-    """From the trials of the same study so far, on the slots of the executor."""
-    from rmexp.sweep.executors import make_executor
-    from rmexp.sweep.study import finished_trials, load_study
-
-    sweep, folder = plan.study.sweep, plan.folder
-    unknown = "expected time: unknown until trials of this study have finished"
-    if sweep.storage in (None, "journal") and not (
-        folder.database.exists() or folder.journal.exists()
-    ):
-        return unknown
-    done = finished_trials(load_study(plan.study.output_dir, folder.name, sweep.storage))
-    times = [
-        t.duration.total_seconds()
-        for t in done
-        if t.duration and "duplicate_of" not in t.user_attrs
-    ]
-    if not times:
-        return unknown
-    slots = make_executor(plan.study.executor, plan.trainer).slots
-    left = max(0, sweep.trials - len(done))
-    mean = sum(times) / len(times)
-    return (
-        f"expected time: about {span(left * mean / slots)} for {left} trials "
-        f"({mean:.0f} s a trial over {len(times)} so far, {slots} at once)"
-    )
-
-
 def print_end(plan: SweepPlan) -> None:
     """The table of trials, the best one with its test accuracy, and what to do next."""
     from rmexp.sweep.failures import failure_rows
@@ -190,9 +123,9 @@ def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
             str(trial.number),
             state_of(trial),
             ", ".join(f"{value:.4f}" for value in trial.values or ()),
-            *[_short(trial.params.get(k, "")) for k in keys],
+            *[short(trial.params.get(k, "")) for k in keys],
             "" if agreement is None else f"{agreement:.3f}",
-            _short(metrics.get("ratings/rated", "")),
+            short(metrics.get("ratings/rated", "")),
             "" if seconds is None else f"{seconds:.0f}",
         )
     return table
@@ -233,7 +166,7 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     directory = folder.root / best.user_attrs["directory"]
     out.print(f"\nbest of study {folder.name}: trial {best.number}")
     for key, value in best.params.items():
-        out.print(f"  {key} = {_short(value)}")
+        out.print(f"  {key} = {short(value)}")
     out.print(f"  validation objective {best.value:.4f} (chosen by it, so optimistic)")
     try:
         metrics = measure_kept(folder, int(directory.name))["metrics"]
@@ -284,7 +217,8 @@ def _p_value(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a table."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)

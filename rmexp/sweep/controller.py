@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Controller:
         config_for: resolved trial config of a point; raises UserError where it cannot run.
         executor: runs the trials.
         guarded: whether trials have guards (``evaluation.guards``).
+        notes: what to say at the beginning.
         on_progress: told after each event.
         on_lost: told each trial that ended without a record, and why.
     """
@@ -83,6 +84,7 @@ class Controller:
     config_for: ConfigFor
     executor: Executor
     guarded: bool = False
+    notes: Sequence[str] = ()
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_lost: Callable[[TrialJob, str], None] = lambda job, reason: None
     _jobs: dict[int, _Job] = field(default_factory=dict)
@@ -110,6 +112,8 @@ class Controller:
                 self._ledger.refresh()
                 self._ledger.forgive(self._listed)
                 drop_left_checkpoints(self.folder, self._ledger)
+                for note in self.notes:
+                    self._say(note)
                 self.study.sampler = make_sampler(
                     self.config.sampler,
                     self.space,
@@ -288,7 +292,7 @@ class Controller:
                 update={"trainer": config.trainer.model_copy(update=threads)}
             )
         job = self._job(trial, config)
-        directory = str(job.directory.relative_to(self.folder.root))
+        directory = str(self.folder.trial(number).relative_to(self.folder.root))
         if not self._claims.note(trial, {DIRECTORY: directory}):
             self._ledger.refresh()
             return
@@ -308,12 +312,13 @@ class Controller:
     def _job(self, trial: Trial, config: TrialConfig) -> TrialJob:
         attempt = trial.user_attrs.get(ATTEMPT, 0)
         identity = TrialIdentity(self.study.study_name, trial.number, attempt)
-        directory = self.folder.trial(trial.number)
+        # Whole, as a job may run in another working directory.
+        directory = self.folder.trial(trial.number).resolve()
         return TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
 
     def _resume_from(self, trial: Trial) -> Path | None:
         old = trial.user_attrs.get(RETRY_OF)
-        return None if old is None else to_go_on_from(self.folder, self._ledger, old)
+        return None if old is None else to_go_on_from(self.folder, self._ledger, old).resolve()
 
     def _copy(self, trial: Trial, other: FrozenTrial) -> None:
         """End a trial as an equal one has ended: same config, same seed, same result."""
@@ -408,9 +413,11 @@ class Controller:
             return
         now = time.monotonic()
         for number, job in self._jobs.items():
-            if job.began is None and self.executor.has_begun(number):
-                job.began = now
-            if job.stopped is None and job.began is not None and now - job.began > limit:
+            if not self.executor.has_begun(number):
+                job.began = None
+                continue
+            job.began = now if job.began is None else job.began
+            if job.stopped is None and now - job.began > limit:
                 reason = f"stopped after sweep.trial_timeout={limit:g} seconds"
                 job.stopped = Failure("time_out", reason)
                 self.executor.cancel(number)

@@ -69,7 +69,7 @@ class StudySweeper(Sweeper):
             self._chosen("sweep"),
         )
         if plan.study.sweep.dry_run:
-            from rmexp.sweep.console import print_dry_run
+            from rmexp.sweep.dry_run import print_dry_run
 
             print_dry_run(plan)
             return None

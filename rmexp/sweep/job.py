@@ -21,7 +21,8 @@ class TrialJob:
         identity: study and trial number.
         config: the trial's resolved config.
         directory: of this trial alone.
-        resume_from: directory of the interrupted trial that this one goes on from; None to begin.
+        resume_from: directory of the earlier attempt whose checkpoint this one goes on from; None
+            to begin.
     """
 
     identity: TrialIdentity
@@ -73,7 +74,9 @@ class Executor(Protocol):
         """Answer reports as they come; return the jobs that ended, at the latest after timeout."""
 
     def has_begun(self, number: int) -> bool:
-        """Whether a trial that was taken runs, or still waits for its place on a cluster."""
+        """Whether a trial that was taken runs; False while it waits for its place on a cluster, at
+        first or after a preemption.
+        """
 
     def cancel(self, number: int) -> None:
         """Stop a trial by force; it is still returned by :meth:`wait`, as lost."""

@@ -20,6 +20,7 @@ from rmexp.sweep.samplers import check_sampler, listed_points, target_of
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import GroupOptions, Space, build_space, quoted
 from rmexp.sweep.study import StudyFolder, open_study
+from rmexp.sweep.warm_start import learn_from_others
 from rmexp.trial.assembly import check_before_anything_heavy
 from rmexp.trial.mistakes import config_keys, did_you_mean
 from rmexp.trial.schema import TrackerConfig, TrainerConfig, TrialConfig, checked, trial_config
@@ -47,9 +48,9 @@ class SweepPlan:
         return StudyFolder.of(self.study.output_dir, self.study.study)
 
     @property
-    def guarded(self) -> bool:
-        """Whether trials have guards."""
-        return bool(trial_config(split_config(self.base)[0]).evaluation.guards)
+    def guards(self) -> list[str]:
+        """Expressions that a trial must keep."""
+        return trial_config(split_config(self.base)[0]).evaluation.guards
 
     @property
     def trainer(self) -> TrainerConfig:
@@ -262,9 +263,11 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     folder = plan.folder
     executor = make_executor(plan.study.executor, plan.trainer, folder.root)
     folder.make()
-    study = open_study(folder, plan.study.sweep, plan.space)
+    study = open_study(folder, plan.study.sweep)
     refuse_drift(study, split_config(plan.base)[0], plan.space)
     refuse_other_content(folder, study)
+    with folder.opened():
+        learned = learn_from_others(study, folder, plan.study.sweep, plan.space, plan.guards)
     study.set_user_attr("target", plan.target)
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
     lost = LostRuns()
@@ -275,7 +278,8 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
         space=plan.space,
         config_for=plan.config_for,
         executor=executor,
-        guarded=plan.guarded,
+        guarded=bool(plan.guards),
+        notes=learned,
         on_progress=on_progress,
         on_lost=lost,
     )

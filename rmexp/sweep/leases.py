@@ -46,7 +46,8 @@ class Registration:
         """Register, beat from a thread, and say at the end that we left.
 
         Args:
-            lease: seconds of silence after which others may take this controller for dead.
+            lease: seconds of silence after which others may take this controller for dead; they
+                read it here, whatever their own is.
         """
         self.locks.mkdir(parents=True, exist_ok=True)
         lock = self.locks / f"{self.id}.lock"
@@ -55,40 +56,39 @@ class Registration:
         try:
             # The lock dies with the process: on the same host a death is seen at once.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._tell()
+            self._tell(lease)
             others = registered(self.study).items()
             self.alone = not any(i != self.id and not c.get("left") for i, c in others)
-            thread = threading.Thread(
-                target=self._keep_beating, args=(stop, lease / BEATS_PER_LEASE), daemon=True
-            )
+            thread = threading.Thread(target=self._keep_beating, args=(stop, lease), daemon=True)
             thread.start()
             try:
                 yield self
             finally:
                 stop.set()
                 thread.join()
-                self._tell(left=True)
+                self._tell(lease, left=True)
         finally:
             lock.unlink(missing_ok=True)
             os.close(handle)
 
-    def _keep_beating(self, stop: threading.Event, interval: float) -> None:
-        while not stop.wait(interval):
+    def _keep_beating(self, stop: threading.Event, lease: float) -> None:
+        while not stop.wait(lease / BEATS_PER_LEASE):
             try:
-                self._tell()
+                self._tell(lease)
             except Exception:
                 # A busy or restarting database: the next beat tries again. Should it stay away,
                 # the others take over, which is right.
                 continue
 
-    def _tell(self, left: bool = False) -> None:
+    def _tell(self, lease: float, left: bool = False) -> None:
         self._beat += 1
         about = {"host": socket.gethostname(), "pid": os.getpid(), "beat": self._beat}
-        self.study.set_user_attr(_PREFIX + self.id, {**about, **({"left": True} if left else {})})
+        ended = {"left": True} if left else {}
+        self.study.set_user_attr(_PREFIX + self.id, {**about, "lease": lease, **ended})
 
 
 def registered(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """Every controller that ever ran the study: id to host, pid, beat and, at its end, left."""
+    """Every controller that ever ran the study: id to host, pid, beat, lease and, at last, left."""
     return {
         key.removeprefix(_PREFIX): about
         for key, about in study.user_attrs.items()
@@ -116,7 +116,8 @@ class Observer:
     Attributes:
         me: id of the controller that looks.
         locks: folder of the controllers' lock files.
-        lease: seconds for which a counter may stand still.
+        lease: seconds for which the counter of a controller may stand still that has not told its
+            own lease.
         clock: monotonic seconds.
     """
 
@@ -144,11 +145,13 @@ class Observer:
         if silence is None or silence.beat != about["beat"]:
             self._seen[name] = _Silence(about["beat"], now)
             return False
+        # By the lease of the one that beats: it beats no more often than that asks for.
+        lease = about.get("lease", self.lease)
         # An observer that was itself stopped must not count the time of its own absence: between
         # two of its looks at most one beat's time passes.
-        silence.seconds += min(now - silence.last_look, self.lease / BEATS_PER_LEASE)
+        silence.seconds += min(now - silence.last_look, lease / BEATS_PER_LEASE)
         silence.last_look = now
-        return silence.seconds >= self.lease
+        return bool(silence.seconds >= lease)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pathlib import Path
 from rmexp.trial.record import write_json
 
 FOLDER = "mail"
+_RUNS = "runs"
 _LOOK = 0.2
 
 
@@ -84,6 +85,7 @@ def begin(directory: Path) -> bool:
     """Note that the trial begins; whether it had begun before, so that a requeued job knows."""
     mark = directory / FOLDER / "begun"
     mark.parent.mkdir(parents=True, exist_ok=True)
+    (directory / FOLDER / _RUNS).touch()
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -91,9 +93,14 @@ def begin(directory: Path) -> bool:
     return False
 
 
-def has_begun(directory: Path) -> bool:
-    """Whether :func:`begin` was called."""
-    return (directory / FOLDER / "begun").exists()
+def queue_again(directory: Path) -> None:
+    """Note that the trial ends here for now, and waits for its place once more."""
+    (directory / FOLDER / _RUNS).unlink(missing_ok=True)
+
+
+def runs(directory: Path) -> bool:
+    """Whether the trial has begun and, as far as is known, does not wait for its place again."""
+    return (directory / FOLDER / _RUNS).exists()
 
 
 def _verdict(mail: Path, epoch: int) -> Path:

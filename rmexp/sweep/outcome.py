@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rmexp.sweep.samplers import VIOLATIONS
@@ -14,7 +15,11 @@ _GUARDS = "guards/"
 def outcome_attrs(record: TrialRecord) -> dict[str, Any]:
     """Attributes of a finished trial: its reason, metrics, and by how much it breaks each guard."""
     attrs: dict[str, Any] = {"reason": record.reason, "metrics": record.metrics}
-    broken = [value for name, value in record.metrics.items() if name.startswith(_GUARDS)]
-    if broken:
-        attrs[VIOLATIONS] = broken
+    if broken := guard_values(record.metrics):
+        attrs[VIOLATIONS] = list(broken.values())
     return attrs
+
+
+def guard_values(metrics: Mapping[str, float]) -> dict[str, float]:
+    """By how much each guard is broken, by its expression; 0 or less is kept."""
+    return {n.removeprefix(_GUARDS): v for n, v in metrics.items() if n.startswith(_GUARDS)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,9 @@ class RayCluster:
         if self._ours:
             _must_answer(config.address)
             try:
-                ray.init(address=config.address, log_to_driver=False)
+                # Without an address Ray would join what RAY_ADDRESS names or the last cluster that
+                # was started on this machine.
+                ray.init(address=config.address or "local", log_to_driver=False)
             except ConnectionError as error:
                 raise UserError(
                     f"executor.address={config.address}: no Ray cluster answers: {error}"
@@ -81,7 +84,7 @@ class RayCluster:
             name=f"rmexp-trial-{job.job.number}",
             runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
         )(_run)
-        return task.remote(job)
+        return task.remote(job, os.getcwd())
 
     def over(self, handle: Any) -> str | None:
         """How the task ended; None while it waits or runs."""
@@ -116,5 +119,9 @@ def _must_answer(address: str | None) -> None:
         raise UserError(f"executor.address={address}: no Ray cluster answers: {error}") from error
 
 
-def _run(job: ClusterJob) -> None:
+def _run(job: ClusterJob, where: str) -> None:
+    # The config's relative paths are meant from the controller's working directory. A node without
+    # it may still have all that is given by whole paths.
+    with contextlib.suppress(OSError):
+        os.chdir(where)
     job()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rmexp.trial.failure import FailureKind
 from rmexp.trial.section import Section
@@ -23,17 +23,43 @@ class SamplerConfig(Section):
 
     kind: Literal["tpe", "random", "grid", "gp", "cmaes", "qmc", "nsga2", "nsga3"] = "tpe"
     seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is `seed`")
-    startup_trials: int = Field(5, ge=1, description="random trials before the model is asked")
+    startup_trials: int = Field(
+        5, ge=1, description="random trials before the model is asked (tpe, gp, cmaes)"
+    )
+
+    @model_validator(mode="after")
+    def _startup_has_an_effect(self) -> SamplerConfig:
+        if self.kind in ("qmc", "nsga2", "nsga3"):
+            _refuse_set(self, "sweep.sampler", "startup_trials")
+        return self
 
 
 class PrunerConfig(Section):
     """Optuna's pruner, on the objective that a trial reports after each epoch."""
 
     kind: Literal["none", "median", "percentile", "asha", "hyperband", "patient"] = "none"
-    startup_trials: int = Field(5, ge=0, description="trials before anything is pruned")
-    warmup_epochs: int = Field(0, ge=0, description="epochs of a trial before it can be pruned")
+    startup_trials: int = Field(
+        5, ge=0, description="trials before anything is pruned (median, percentile)"
+    )
+    warmup_epochs: int = Field(
+        0, ge=0, description="epochs of a trial before it can be pruned (not patient)"
+    )
     percentile: float = Field(25.0, gt=0, lt=100, description="kept share in percent (percentile)")
     patience: int = Field(1, ge=0, description="epochs without progress to allow (patient)")
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> PrunerConfig:
+        if self.kind in ("asha", "hyperband", "patient"):
+            _refuse_set(self, "sweep.pruner", "startup_trials")
+        if self.kind == "patient":
+            _refuse_set(self, "sweep.pruner", "warmup_epochs")
+        return self
+
+
+def _refuse_set(section: SamplerConfig | PrunerConfig, where: str, key: str) -> None:
+    """Refuse a key that the section's kind takes no notice of, where it is not the default."""
+    if getattr(section, key) != type(section).model_fields[key].default:
+        raise ValueError(f"{where}.{key}: has no effect with kind={section.kind}; leave it out")
 
 
 class SweepConfig(Section):
@@ -50,7 +76,9 @@ class SweepConfig(Section):
         default_factory=list, description="points to run first; keys left out are sampled"
     )
     warm_start: list[str] = Field(
-        default_factory=list, description="studies whose finished trials the sampler learns from"
+        default_factory=list,
+        description="studies whose finished trials the sampler learns from (tpe, gp); each start "
+        "takes those that are new",
     )
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
@@ -76,15 +104,29 @@ class SweepConfig(Section):
     )
     timeout: float | None = Field(None, gt=0, description="seconds after which no trial starts")
     trial_timeout: float | None = Field(
-        None, gt=0, description="seconds after which a trial is stopped as failed"
+        None,
+        gt=0,
+        description="seconds after which a trial is stopped as failed; they count from where it "
+        "runs, and after a preemption from where it runs again",
     )
     lease: float = Field(
-        60.0, gt=0, description="seconds of silence after which a controller is taken for dead"
+        60.0,
+        gt=0,
+        description="seconds of silence after which others take a controller for dead",
     )
     keep: Literal["best", "last", "all"] = Field(
         "best", description="which trained models stay; best of several objectives: the front"
     )
     dry_run: bool = Field(False, description="print the space and the first points, train nothing")
+
+    @model_validator(mode="after")
+    def _sampler_learns_from_others(self) -> SweepConfig:
+        if self.warm_start and self.sampler.kind not in ("tpe", "gp"):
+            raise ValueError(
+                f"sweep.warm_start: the sampler {self.sampler.kind} takes no notice of other "
+                "studies' trials; use tpe or gp"
+            )
+        return self
 
     @property
     def directions(self) -> list[Direction]:
@@ -102,7 +144,12 @@ class ProcessExecutorConfig(Section):
     """Warm worker processes on this machine: imports loaded, weights mapped from their files."""
 
     kind: Literal["process"] = "process"
-    slots: int | None = Field(None, ge=1, description="trials at once; None chooses")
+    slots: int | None = Field(
+        None,
+        ge=1,
+        description="trials at once; null: one for each trainer.devices GPUs, or CPU cores and "
+        "then 8 at most",
+    )
 
 
 class SubmititExecutorConfig(Section):

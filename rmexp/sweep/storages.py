@@ -19,15 +19,21 @@ _BUSY_SECONDS = 300
 _JOURNAL = "journal:///"
 
 
+class NoStudy(UserError):
+    """A study, or what it would be kept in, is not there."""
+
+
 def open_storage(url: str, *, write: bool = True) -> BaseStorage:
     """Open a storage.
 
     Args:
         url: ``sqlite:///path``, ``journal:///path``, or a SQLAlchemy URL such as
             ``postgresql://user@host/name``.
-        write: False for a reader, which never keeps writers waiting and makes no file.
+        write: False for a reader, which never keeps writers waiting and makes neither a file nor
+            a table.
 
     Raises:
+        NoStudy: a reader finds nothing there.
         UserError: it cannot be opened, or its driver is not installed.
     """
     if not write:
@@ -39,6 +45,8 @@ def open_storage(url: str, *, write: bool = True) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))
     try:
         if not url.startswith("sqlite"):
+            if not write:
+                _refuse_empty(_with_driver(url))
             # A server drops idle connections; the check costs less than a lost sweep.
             return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
         storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}})
@@ -46,6 +54,8 @@ def open_storage(url: str, *, write: bool = True) -> BaseStorage:
         raise UserError(
             f"sweep.storage: the driver {error.name} is not installed; pip install {error.name}"
         ) from error
+    except NoStudy:
+        raise
     except Exception as error:
         # SQLAlchemy's first line says what is wrong; the URL may hold a password.
         reason = str(error.__cause__ or error).splitlines()[0]
@@ -59,7 +69,19 @@ def _refuse_missing(url: str) -> None:
     for scheme in (_JOURNAL, "sqlite:///"):
         path = Path(url.removeprefix(scheme))
         if url.startswith(scheme) and not path.is_file():
-            raise UserError(f"sweep.storage: no study is kept in {path}: there is no such file")
+            raise NoStudy(f"sweep.storage: no study is kept in {path}: there is no such file")
+
+
+def _refuse_empty(url: str) -> None:
+    """Refuse a database of a server in which Optuna has made no tables: a reader makes none."""
+    from sqlalchemy import create_engine, inspect
+
+    engine = create_engine(url)
+    try:
+        if not inspect(engine).has_table("studies"):
+            raise NoStudy("sweep.storage: the database holds no study")
+    finally:
+        engine.dispose()
 
 
 def gather(database: Path) -> None:

@@ -18,8 +18,7 @@ from rmexp.errors import UserError
 from rmexp.sweep.ledger import WARM_START, Ledger
 from rmexp.sweep.samplers import make_pruner, violations
 from rmexp.sweep.schema import SweepConfig
-from rmexp.sweep.space import Space
-from rmexp.sweep.storages import open_storage
+from rmexp.sweep.storages import NoStudy, open_storage
 from rmexp.trial.record import write_json
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -103,6 +102,14 @@ class StudyFolder:
             raise UserError(f"output_dir: cannot make {self.root}: {error.strerror}") from error
 
     @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the study for what a controller does once when it comes, before it runs trials."""
+        self.locks.mkdir(parents=True, exist_ok=True)
+        with (self.locks / "open.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
     def controlled(self) -> Iterator[None]:
         """Hold the study for work that only one process may do, such as a confirmation.
 
@@ -129,18 +136,16 @@ class StudyFolder:
             os.close(handle)
 
 
-def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna.Study:
-    """Create the study, with what it learns from others, or go on with it.
+def open_study(folder: StudyFolder, config: SweepConfig) -> optuna.Study:
+    """Create the study, or go on with it.
 
     Raises:
         UserError: the storage cannot be opened or is not the study's, or the study has other
             directions.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.locks.mkdir(parents=True, exist_ok=True)
     # Two controllers that start together must not both create the tables.
-    with (folder.locks / "open.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with folder.opened():
         study = optuna.create_study(
             study_name=folder.name,
             storage=_its_storage(folder, config.storage),
@@ -149,15 +154,22 @@ def open_study(folder: StudyFolder, config: SweepConfig, space: Space) -> optuna
             pruner=make_pruner(config.pruner),
         )
         folder.mark(config.storage)
-        if config.warm_start and not study.get_trials(deepcopy=False):
-            _warm_start(study, folder, config, space)
+    check_directions(study, config)
+    return study
+
+
+def check_directions(study: optuna.Study, config: SweepConfig) -> None:
+    """Refuse a study that was made with other directions.
+
+    Raises:
+        UserError: naming the key.
+    """
     made = [d.name.lower() for d in study.directions]
     if made != config.directions:
         raise UserError(
-            f"sweep.direction: study '{folder.name}' was made to {', '.join(made)}; "
+            f"sweep.direction: study '{study.study_name}' was made to {', '.join(made)}; "
             "use the same direction or another study name"
         )
-    return study
 
 
 def _its_storage(folder: StudyFolder, configured: str | None) -> BaseStorage:
@@ -183,52 +195,25 @@ def _its_storage(folder: StudyFolder, configured: str | None) -> BaseStorage:
     return storage
 
 
-def _warm_start(
-    study: optuna.Study, folder: StudyFolder, config: SweepConfig, space: Space
-) -> None:
-    """Add other studies' finished trials for the sampler; they are not trials of this study."""
-    output_dir = folder.root.parent.parent
-    # All before any is added: what is added is never added again.
-    others = {name: load_study(output_dir, name) for name in config.warm_start}
-    for name, other in others.items():
-        if [d.name.lower() for d in other.directions] != config.directions:
-            raise UserError(f"sweep.warm_start: study '{name}' has other directions")
-    for name, other in others.items():
-        for trial in finished_trials(other):
-            if not space.contains(trial.params):
-                continue
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=trial.state,
-                    values=trial.values,
-                    params=trial.params,
-                    distributions={
-                        d.key: d.distribution for d in space.dimensions if d.key in trial.params
-                    },
-                    intermediate_values=trial.intermediate_values,
-                    user_attrs={WARM_START: f"{name}/{trial.number}"},
-                )
-            )
-
-
 def load_study(output_dir: Path | str, name: str, storage: str | None = None) -> optuna.Study:
     """Open an existing study for reading.
 
     Raises:
-        UserError: there is none of that name; the known ones are named.
+        NoStudy: there is none of that name; the known ones are named.
+        UserError: its storage cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = StudyFolder.of(output_dir, name)
     if storage is None and folder.changed is None:
         known = sorted(other.name for other in studies_below(output_dir))
         hint = f"known: {', '.join(known)}" if known else f"no study below {output_dir}"
-        raise UserError(f"study: no study '{name}' ({hint}); give --output-dir if it is elsewhere")
+        raise NoStudy(f"study: no study '{name}' ({hint}); give --output-dir if it is elsewhere")
     try:
         return optuna.load_study(
             study_name=name, storage=open_storage(folder.storage_url(storage), write=False)
         )
     except KeyError as error:
-        raise UserError(f"study: the storage holds no study '{name}'") from error
+        raise NoStudy(f"study: the storage holds no study '{name}'") from error
 
 
 def studies_below(output_dir: Path | str) -> list[StudyFolder]:

@@ -133,11 +133,15 @@ def _kill_group(process: ForkServerProcess) -> None:
 
 
 def _answer(running: _Running, on_report: ReportHandler) -> None:
+    # The worker may be gone; its sentinel tells the rest. What the storage raises is no such end:
+    # a worker whose report was swallowed would wait for its verdict for ever.
     try:
         epoch, value = running.pipe.recv()
-        running.pipe.send(on_report(running.job.number, epoch, value))
     except (EOFError, OSError):
-        return  # The worker is gone; its sentinel tells the rest.
+        return
+    prune = on_report(running.job.number, epoch, value)
+    with contextlib.suppress(OSError):
+        running.pipe.send(prune)
 
 
 def _ended(running: _Running) -> Ended:

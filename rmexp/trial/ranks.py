@@ -110,10 +110,12 @@ def run_ranks(
     resume_from: Path | None,
     must_resume: bool,
     advance: Callable[[int, int], None] | None,
+    program: str = "rmexp.trial.rank",
 ) -> TrialRecord:
     """Run a trial with ``trainer.devices`` ranks; arguments and result as of ``run_trial``.
 
-    Rank 0 alone rates, reports, evaluates and writes; a failure of any rank is the trial's.
+    ``program`` is the module that a rank runs, such as a cheap one for a soak test. Rank 0 alone
+    rates, reports, evaluates and writes; a failure of any rank is the trial's.
     """
     ranks: list[_Rank] = []
     try:
@@ -127,7 +129,7 @@ def run_ranks(
                 number,
                 os.getpid(),
             )
-            ranks.append(_start(task, config))
+            ranks.append(_start(task, config, program))
         first = _look_after(ranks, report, progress, advance)
     finally:
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt)
@@ -135,7 +137,7 @@ def run_ranks(
     return _result(config, directory, identity, first)
 
 
-def _start(task: RankTask, config: TrialConfig) -> _Rank:
+def _start(task: RankTask, config: TrialConfig, program: str) -> _Rank:
     ours, theirs = Pipe()
     env = os.environ | {
         "RANK": str(task.rank),
@@ -152,7 +154,7 @@ def _start(task: RankTask, config: TrialConfig) -> _Rank:
     # A process group of its own: what a rank has started ends with it, and Ctrl-C reaches it
     # through us.
     process = subprocess.Popen(
-        [sys.executable, "-m", "rmexp.trial.rank", str(theirs.fileno())],
+        [sys.executable, "-m", program, str(theirs.fileno())],
         env=env,
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,

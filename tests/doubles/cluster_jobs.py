@@ -22,9 +22,15 @@ GRID = Space(
 )
 
 
-def job_of(directory: Path, number: int = 0, attempt: int = 0, **config: Any) -> TrialJob:
+def job_of(
+    directory: Path,
+    number: int = 0,
+    attempt: int = 0,
+    resume_from: Path | None = None,
+    **config: Any,
+) -> TrialJob:
     plain = TrialConfig(cache_dir="c", **config).to_plain()
-    return TrialJob(TrialIdentity("s", number, attempt), plain, directory)
+    return TrialJob(TrialIdentity("s", number, attempt), plain, directory, resume_from)
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:

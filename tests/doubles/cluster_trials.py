@@ -28,7 +28,7 @@ def cheap_trial(config, *, directory: Path, identity, report, progress, resume_f
         identity,
         history=history,
         objectives=[config.gamma],
-        report={"resumed from": str(resume_from)},
+        report={"resumed from": str(resume_from), "folder": os.getcwd()},
     )
     record.write(directory)
     return record

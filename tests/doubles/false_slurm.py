@@ -11,6 +11,7 @@ export SLURM_JOB_ID=$id SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 SLURM_JOB_
   setsid bash $jobs/$id.sh >> $jobs/$id.out 2>&1
   [ -e $jobs/$id.cancelled ] && echo CANCELLED > $jobs/$id.state && exit
   if [ -e $jobs/$id.requeue ]; then rm $jobs/$id.requeue; scontrol again $id; exit; fi
+  [ -e $jobs/$id.fate ] && mv $jobs/$id.fate $jobs/$id.state && exit
   echo COMPLETED > $jobs/$id.state
 ) > /dev/null 2>&1 &
 """
@@ -52,7 +53,8 @@ if [ $1 = requeue ]; then touch $jobs/$id.requeue; exit; fi
 def install(folder: Path) -> Path:
     """Write the commands to ``folder/bin``, which belongs on the PATH; returns it.
 
-    A job's script, output, state and process id lie in ``folder/jobs``.
+    A job's script, output, state and process id lie in ``folder/jobs``; it ends in the state that a
+    file ``ID.fate`` there names, else as COMPLETED.
     """
     jobs = folder / "jobs"
     jobs.mkdir(parents=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,22 @@ from rmexp.sweep.progress import Progress
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.space import Dimension, Space
 from rmexp.sweep.study import StudyFolder, open_study
+from rmexp.sweep.warm_start import learn_from_others
 from rmexp.trial.record import MODEL, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 SPACE = Space((Dimension("gamma", optuna.distributions.FloatDistribution(0.0, 1.0)),))
+
+GUARD = "refusals <= 0.5"
+
+
+def guarded_trial(job: TrialJob) -> TrialRecord:
+    """A trial whose objective is gamma, and that keeps :data:`GUARD` up to 0.5."""
+    value = job.config["gamma"]
+    metrics = {f"guards/{GUARD}": value - 0.5}
+    return TrialRecord(
+        "complete", "", value, job.config, job.identity, metrics=metrics, objectives=[value]
+    )
 
 
 class FakeExecutor:
@@ -40,14 +52,12 @@ class FakeExecutor:
         self.jobs: deque[TrialJob] = deque()
         self.submitted: list[TrialJob] = []
         self.cancelled: list[int] = []
-        self.most_at_once = 0
         self.closed = False
 
     def submit(self, job: TrialJob) -> None:
         assert job.directory not in [j.directory for j in self.submitted]
         self.jobs.append(job)
         self.submitted.append(job)
-        self.most_at_once = max(self.most_at_once, len(self.jobs))
 
     def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
         if self.crash_after is not None and len(self.submitted) > self.crash_after:
@@ -95,7 +105,7 @@ def controller_of(
     executor: FakeExecutor,
     space: Space = SPACE,
     name: str = "s",
-    guarded: bool = False,
+    guards: Sequence[str] = (),
     **sweep: Any,
 ) -> tuple[Controller, optuna.Study, list[Progress]]:
     """A controller, its study, and the list that its events go into."""
@@ -103,7 +113,8 @@ def controller_of(
     folder.make()
     config = SweepConfig(**{"trials": 6, **sweep})
     events: list[Progress] = []
-    study = open_study(folder, config, space)
+    study = open_study(folder, config)
+    notes = learn_from_others(study, folder, config, space, guards)
     controller = Controller(
         study=study,
         folder=folder,
@@ -111,7 +122,8 @@ def controller_of(
         space=space,
         config_for=lambda values: TrialConfig(cache_dir="c", **values),
         executor=executor,
-        guarded=guarded,
+        guarded=bool(guards),
+        notes=notes,
         on_progress=events.append,
     )
     return controller, study, events

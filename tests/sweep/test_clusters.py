@@ -109,6 +109,20 @@ def test_a_cancelled_job_is_given_up_as_well(tmp_path: Path) -> None:
     assert cluster.closed
 
 
+def test_a_job_that_is_queued_again_does_not_run(tmp_path: Path) -> None:
+    executor = ClusterExecutor(FakeCluster(), threads=1)
+    job = job_of(tmp_path / "0")
+    executor.submit(job)
+    assert not executor.has_begun(0)
+    assert not mailbox.begin(job.directory)
+    assert executor.has_begun(0)
+    # What submitit calls on the node when SLURM preempts the job.
+    ClusterJob(job).checkpoint()
+    assert not executor.has_begun(0)
+    assert mailbox.begin(job.directory)
+    assert executor.has_begun(0)
+
+
 def test_a_controllers_orphan_is_given_up(tmp_path: Path) -> None:
     """Its job may run on in the cluster while its point runs again."""
     controller, study, _ = controller_of(tmp_path, FakeExecutor(), trials=1)
@@ -287,10 +301,10 @@ def test_a_job_that_slurm_lost_is_told_by_its_state(
     executor.submit(job_of(tmp_path / "trial", gamma=0.1))
     held = tmp_path / "trial" / "held"
     pid = int(until(lambda: held.exists() and held.read_text()))
+    (tmp_path / "slurm" / "jobs" / "1.fate").write_text("NODE_FAIL")
     os.kill(pid, signal.SIGKILL)
-    (tmp_path / "slurm" / "jobs" / "1.state").write_text("NODE_FAIL")
     (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
-    assert "NODE_FAIL" in ended.lost or "COMPLETED" in ended.lost
+    assert ended.lost.startswith("job lost: job 1 is NODE_FAIL")
     executor.close()
 
 

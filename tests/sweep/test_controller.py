@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from sweep_doubles import SPACE, FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
-from rmexp.sweep.job import TrialJob
+from rmexp.sweep.job import Ended, ReportHandler, TrialJob
 from rmexp.sweep.ledger import state_of, was_interrupted
 from rmexp.sweep.samplers import make_sampler
 from rmexp.sweep.schema import PrunerConfig, SamplerConfig
@@ -18,12 +18,22 @@ from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 
+class SlowFirst(FakeExecutor):
+    """The first job outlasts all others; nobody may wait for it while a trial is still wanted."""
+
+    def wait(self, on_report: ReportHandler, timeout: float) -> list[Ended]:
+        if len(self.submitted) < 6:
+            assert len(self.jobs) == self.slots, "a slot is idle while the first job runs"
+        self.jobs.rotate(-1)
+        return super().wait(on_report, timeout)
+
+
 def test_a_sweep_runs_to_its_target_with_all_slots_busy(tmp_path: Path) -> None:
-    executor = FakeExecutor()
+    """Trap 21: a batch waits for its slowest trial."""
+    executor = SlowFirst()
     controller, study, events = controller_of(tmp_path, executor)
     controller.run()
     assert states(study) == ["COMPLETE"] * 6
-    assert executor.most_at_once == 2
     assert executor.closed
     assert events[-1].complete == 6
     assert events[-1].best == study.best_value
@@ -150,6 +160,17 @@ def test_a_lost_worker_fails_its_trial_alone(tmp_path: Path) -> None:
     assert "SIGKILL" in study.get_trials()[0].user_attrs["reason"]
 
 
+def test_a_job_may_run_in_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    executor = FakeExecutor()
+    controller, study, _ = controller_of(Path("outputs"), executor, trials=1)
+    controller.run()
+    assert executor.submitted[0].directory == tmp_path / "outputs/studies/s/trials/0000"
+    assert study.get_trials()[0].user_attrs["directory"] == "trials/0000"
+
+
 def test_too_many_failures_stop_the_sweep(tmp_path: Path) -> None:
     executor = FakeExecutor(lambda job: ValueError("always"))
     controller, _, _ = controller_of(tmp_path, executor, max_failures=2)
@@ -211,7 +232,7 @@ def test_the_direction_of_a_study_cannot_change(tmp_path: Path) -> None:
 def test_a_sampler_goes_on_where_it_begins_to_learn(kind: str) -> None:
     """Some need packages that Optuna asks for only once they model two ranges or more."""
     plane = {name: FloatDistribution(0.0, 1.0) for name in ("x", "y")}
-    config = SamplerConfig(kind=kind, startup_trials=2)
+    config = SamplerConfig(kind=kind, **({} if kind == "qmc" else {"startup_trials": 2}))
     study = optuna.create_study(sampler=make_sampler(config, SPACE, 0))
     for _ in range(6):
         trial = study.ask(plane)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sweep_doubles import FakeExecutor, controller_of, states
+from sweep_doubles import GUARD, FakeExecutor, controller_of, guarded_trial, states
 
 from rmexp.errors import UserError
 from rmexp.reward.losses import NonFiniteError
@@ -17,10 +17,9 @@ from rmexp.sweep.job import Ended, TrialJob
 from rmexp.sweep.samplers import check_sampler, make_sampler
 from rmexp.sweep.schema import SamplerConfig
 from rmexp.sweep.space import Dimension, Space
-from rmexp.sweep.study import best_trial, front, load_study
-from rmexp.sweep.worker_processes import ProcessExecutor
+from rmexp.sweep.study import best_trial, front
 from rmexp.trial.failure import failure_kind
-from rmexp.trial.record import TrialIdentity, TrialRecord
+from rmexp.trial.record import TrialRecord
 from rmexp.trial.schema import TrialConfig
 
 
@@ -77,19 +76,6 @@ def test_each_kind_has_its_own_retries(tmp_path: Path) -> None:
         assert [j.identity.attempt for j in executor.submitted] == (
             [0, 1, 2, 0] if kind == "nan" else [0, 0, 0, 0]
         )
-
-
-def test_a_retry_goes_on_from_the_lost_trials_checkpoint_in_its_own_folder(tmp_path: Path) -> None:
-    def outcome(job: TrialJob):
-        return "worker lost: killed by SIGKILL" if job.number == 0 else 0.5
-
-    executor = FakeExecutor(outcome, slots=1)
-    controller, _, events = controller_of(tmp_path, executor, trials=1)
-    controller.run()
-    first, second = executor.submitted
-    assert first.resume_from is None
-    assert second.resume_from == first.directory != second.directory
-    assert any("its point runs again" in e.event for e in events)
 
 
 def test_what_is_run_again_does_not_use_up_the_failure_budget(tmp_path: Path) -> None:
@@ -152,19 +138,8 @@ def test_a_nan_kills_its_trial_not_the_sweep(tmp_path: Path) -> None:
 
 
 def test_guards_rule_the_best_trial_and_reach_the_sampler(tmp_path: Path) -> None:
-    def outcome(job: TrialJob):
-        value = job.config["gamma"]
-        return TrialRecord(
-            "complete",
-            "",
-            value,
-            job.config,
-            job.identity,
-            metrics={"guards/refusals <= 0.5": value - 0.5},
-            objectives=[value],
-        )
-
-    controller, study, _ = controller_of(tmp_path, FakeExecutor(outcome), trials=12, guarded=True)
+    executor = FakeExecutor(guarded_trial)
+    controller, study, _ = controller_of(tmp_path, executor, trials=12, guards=[GUARD])
     controller.run()
     values = [t.value for t in study.get_trials()]
     assert max(values) > 0.5
@@ -200,24 +175,13 @@ def test_several_objectives_and_their_front(tmp_path: Path) -> None:
         best_trial(study)
 
 
-def test_points_of_the_user_are_run_first_and_warm_start_teaches(tmp_path: Path) -> None:
+def test_points_of_the_user_are_run_first(tmp_path: Path) -> None:
     executor = FakeExecutor()
     controller, _, _ = controller_of(
         tmp_path, executor, trials=3, enqueue=[{"gamma": 0.125}, {"gamma": 0.25}]
     )
     controller.run()
     assert [j.config["gamma"] for j in executor.submitted][:2] == [0.125, 0.25]
-    again, study, _ = controller_of(
-        tmp_path, FakeExecutor(), trials=2, warm_start=["s"], name="second"
-    )
-    again.run()
-    # What was learned is in the study for the sampler, but is none of its two trials.
-    assert len(study.get_trials()) == 5
-    own = [t for t in study.get_trials() if "warm_start" not in t.user_attrs]
-    assert len(own) == 2
-    assert best_trial(study).number in {t.number for t in own}
-    reopened = load_study(tmp_path, "second")
-    assert len(reopened.get_trials()) == 5
 
 
 def test_two_controllers_do_not_propose_the_same_points() -> None:
@@ -255,33 +219,6 @@ def test_a_worker_that_is_given_up_writes_into_its_own_folder_only(tmp_path: Pat
     old, new = (TrialRecord.read(tmp_path / f"studies/s/trials/000{i}") for i in (0, 1))
     assert (old.objective, new.objective) == (0.9, 0.1)
     assert config.gamma == 0.5
-
-
-def _which_gpus(config, *, directory: Path, identity: TrialIdentity, report, **ignored) -> None:
-    record = TrialRecord(
-        "complete", os.environ.get("CUDA_VISIBLE_DEVICES", ""), 0.0, config.to_plain(), identity
-    )
-    time.sleep(0.3)
-    record.write(directory)
-
-
-@pytest.mark.slow
-def test_each_slot_has_gpus_of_its_own(tmp_path: Path) -> None:
-    executor = ProcessExecutor(None, ranks=2, gpus=("0", "1", "2", "5"), run=_which_gpus)
-    assert executor.slots == 2
-    plain = TrialConfig(cache_dir="c").to_plain()
-    for number in (0, 1):
-        executor.submit(TrialJob(TrialIdentity("s", number), plain, tmp_path / str(number)))
-    ended = []
-    while len(ended) < 2:
-        ended += executor.wait(lambda *report: False, 1.0)
-    executor.close()
-    assert [TrialRecord.read(tmp_path / str(n)).reason for n in (0, 1)] == ["0,1", "2,5"]
-
-
-def test_more_gpus_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match=r"executor\.slots: 2 trials of trainer.devices=2"):
-        ProcessExecutor(2, ranks=2, gpus=("0", "1", "2"))
 
 
 def test_a_point_that_cannot_be_composed_fails_alone(tmp_path: Path) -> None:
@@ -365,6 +302,30 @@ def test_a_trials_time_counts_from_where_it_runs(tmp_path: Path) -> None:
     assert executor.looks > 5
 
 
+def test_a_preempted_trials_time_counts_from_where_it_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda seconds: None)
+    monkeypatch.setattr("rmexp.sweep.controller.time", clock)
+
+    class Preempted(FakeExecutor):
+        looks = 0
+
+        def has_begun(self, number: int) -> bool:
+            return not 2 <= self.looks <= 5  # queued again
+
+        def wait(self, on_report, timeout: float) -> list[Ended]:
+            self.looks += 1
+            clock.now += 100 if not self.has_begun(0) else 1
+            return super().wait(on_report, timeout) if self.looks >= 8 else []
+
+    executor = Preempted(slots=1)
+    controller, study, _ = controller_of(tmp_path, executor, trials=1, trial_timeout=50)
+    controller.run()
+    assert not executor.cancelled
+    assert states(study) == ["COMPLETE"]
+
+
 class Refusing(FakeExecutor):
     """A scheduler that takes some jobs and not others, by the number asked for so far."""
 
@@ -402,12 +363,3 @@ def test_a_scheduler_that_takes_nothing_ends_the_sweep_in_one_line(tmp_path: Pat
     again, study, _ = controller_of(tmp_path, FakeExecutor(), trials=2)
     again.run()
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
-
-
-def test_a_warm_start_takes_all_or_nothing(tmp_path: Path) -> None:
-    controller_of(tmp_path, FakeExecutor(), trials=2, name="one")[0].run()
-    with pytest.raises(UserError, match="no study 'typo'"):
-        controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "typo"])
-    controller_of(tmp_path, FakeExecutor(), trials=1, name="two")[0].run()
-    _, study, _ = controller_of(tmp_path, FakeExecutor(), name="new", warm_start=["one", "two"])
-    assert len(study.get_trials()) == 3

@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 from sweep_doubles import FakeExecutor, controller_of
 
+from benchmarks.postgres_server import postgres, programs
 from rmexp.sweep.claims import Claims
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.leases import Observer, Registration, registered
@@ -25,20 +27,31 @@ SPACE = Space((Dimension("gamma", optuna.distributions.FloatDistribution(0.0, 1.
 LOST = Failure("lost_worker", "gone")
 
 
-@pytest.fixture(params=["sqlite", "journal"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "journal", pytest.param("postgresql", marks=pytest.mark.slow)])
 def config(request: pytest.FixtureRequest) -> SweepConfig:
+    if request.param == "postgresql":
+        return SweepConfig(storage=request.getfixturevalue("server"))
     return SweepConfig(storage=None if request.param == "sqlite" else "journal")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
-    folder = StudyFolder(tmp_path / "studies" / "s")
+    # A name of its own, as all share the server's database.
+    folder = StudyFolder(tmp_path / "studies" / tmp_path.name)
     folder.make()
     return folder
 
 
 def _claims(folder: StudyFolder, config: SweepConfig, name: str, target: int = 5) -> Claims:
-    study = open_study(folder, config, SPACE)
+    study = open_study(folder, config)
     ledger = Ledger(study)
     ledger.refresh()
     return Claims(study, ledger, name, target)
@@ -57,7 +70,7 @@ def _beat(study: optuna.Study, name: str, beat: int, host: str = "elsewhere", **
 
 
 def test_a_counter_that_stands_still_is_judged_by_the_observers_own_clock(folder) -> None:
-    study = open_study(folder, SweepConfig(), SPACE)
+    study = open_study(folder, SweepConfig())
     clock = Clock()
     observer = Observer("me", folder.locks, lease=60, clock=clock)
     _beat(study, "other", 1)
@@ -75,8 +88,32 @@ def test_a_counter_that_stands_still_is_judged_by_the_observers_own_clock(folder
     assert observer.living(study) == {"me", "other"}
 
 
+def test_a_controller_is_judged_by_its_own_lease_not_by_the_observers(folder) -> None:
+    """One that joins in with a short lease must not give up the trials of a healthy one."""
+    study = open_study(folder, SweepConfig())
+    clock = Clock()
+    observer = Observer("me", folder.locks, lease=5, clock=clock)
+    _beat(study, "slow", 1, lease=60)
+    _beat(study, "quick", 1, lease=3)
+    for _ in range(59):
+        assert "slow" in observer.living(study)
+        clock.now += 1
+    assert observer.living(study) == {"me", "slow"}
+    clock.now += 1
+    observer.living(study)
+    clock.now += 1
+    assert observer.living(study) == {"me"}
+
+
+def test_a_controller_tells_its_lease(folder, config) -> None:
+    study = open_study(folder, config)
+    registration = Registration(study, folder.locks)
+    with registration.held(7):
+        assert registered(study)[registration.id]["lease"] == 7
+
+
 def test_an_observer_that_was_stopped_itself_does_not_count_its_absence(folder) -> None:
-    study = open_study(folder, SweepConfig(), SPACE)
+    study = open_study(folder, SweepConfig())
     clock = Clock()
     observer = Observer("me", folder.locks, lease=60, clock=clock)
     _beat(study, "other", 1)
@@ -86,7 +123,7 @@ def test_an_observer_that_was_stopped_itself_does_not_count_its_absence(folder) 
 
 
 def test_a_controller_that_left_is_dead_at_once(folder) -> None:
-    study = open_study(folder, SweepConfig(), SPACE)
+    study = open_study(folder, SweepConfig())
     registration = Registration(study, folder.locks)
     observer = Observer("me", folder.locks, lease=60)
     with registration.held(60):
@@ -100,7 +137,7 @@ def test_a_controller_that_left_is_dead_at_once(folder) -> None:
 
 
 def test_the_counter_moves(folder, config) -> None:
-    study = open_study(folder, config, SPACE)
+    study = open_study(folder, config)
     registration = Registration(study, folder.locks)
     with registration.held(0.06):
         first = registered(study)[registration.id]["beat"]
@@ -111,7 +148,7 @@ def test_the_counter_moves(folder, config) -> None:
 
 
 def _hold(root: str, ready) -> None:
-    study = open_study(StudyFolder(Path(root)), SweepConfig(), SPACE)
+    study = open_study(StudyFolder(Path(root)), SweepConfig())
     with Registration(study, StudyFolder(Path(root)).locks).held(3600):
         ready.set()
         time.sleep(3600)
@@ -124,7 +161,7 @@ def test_a_death_on_the_same_host_is_seen_at_once_a_stop_is_not(folder) -> None:
     process = context.Process(target=_hold, args=(str(folder.root), ready), daemon=True)
     process.start()
     assert ready.wait(60)
-    study = open_study(folder, SweepConfig(), SPACE)
+    study = open_study(folder, SweepConfig())
     observer = Observer("me", folder.locks, lease=3600)
     assert len(observer.living(study)) == 2
     os.kill(process.pid, signal.SIGSTOP)

@@ -14,6 +14,7 @@ from sweep_doubles import controller_of
 from rmexp.errors import UserError
 from rmexp.sweep.cluster import ClusterExecutor
 from rmexp.sweep.schema import RayExecutorConfig
+from rmexp.trial.record import TrialRecord
 from rmexp.trial.schema import TrainerConfig
 
 
@@ -88,6 +89,37 @@ def test_ray_stops_a_cancelled_trial_and_leaves_no_process(tmp_path: Path, two_n
     # What no node has is told at once; Ray would let the trial wait for ever.
     with pytest.raises(UserError, match="no node has room for a trial of 2 CPUs and 0 GPUs"):
         ray_executor(cluster_trials.held_trial, cpus=2)
+
+
+@pytest.mark.slow
+def test_a_task_of_ray_runs_where_the_controller_does(
+    tmp_path: Path, two_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    executor = ray_executor(cluster_trials.cheap_trial)
+    executor.submit(job_of(tmp_path / "trial"))
+    (ended,) = until(lambda: executor.wait(lambda *report: False, 1))
+    assert not ended.lost
+    assert TrialRecord.read(tmp_path / "trial").report["folder"] == str(tmp_path)
+    executor.close()
+
+
+@pytest.mark.slow
+def test_without_an_address_ray_is_started_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would join the cluster that RAY_ADDRESS names."""
+    ray = pytest.importorskip("ray", reason="executor=ray needs the package ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        executor = ray_executor(cluster_trials.cheap_trial)
+        assert ray.get_runtime_context().gcs_address != cluster.address
+        executor.close()
+        assert not ray.is_initialized()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def test_a_cluster_of_ray_must_answer() -> None:
