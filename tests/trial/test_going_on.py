@@ -310,3 +310,30 @@ def test_a_pruned_trial_leaves_no_checkpoint(plain: dict, tmp_path: Path) -> Non
     assert record.state == "pruned"
     assert seen == [True, True]
     assert not (tmp_path / "t" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_where_one_was_cut(plain: dict, tmp_path: Path) -> None:
+    config = trial_config(plain)
+    whole = run_trial(config, directory=tmp_path / "whole")
+    cut(config, tmp_path / "cut", at=12)
+    ranks = {"devices": 2, "strategy": "ddp"}
+    two = trial_config({**plain, "trainer": {**plain["trainer"], **ranks}})
+    reports: list[int] = []
+    resumed = run_trial(
+        two,
+        directory=tmp_path / "two",
+        report=lambda epoch, value: bool(reports.append(epoch)),
+        resume_from=tmp_path / "cut",
+        must_resume=True,
+    )
+    assert resumed.state == "complete", resumed.traceback
+    assert reports == [1, 2, 3]
+    for old, new in zip(slow_rows(whole), slow_rows(resumed), strict=True):
+        assert new == pytest.approx(old, abs=1e-4)
+    changed = trial_config({**two.to_plain(), "learning_rate": 0.02})
+    refused = run_trial(
+        changed, directory=tmp_path / "no", resume_from=tmp_path / "cut", must_resume=True
+    )
+    assert refused.state == "failed"
+    assert "optimiser differ" in refused.reason
