@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reward_runs import COUNT, held_out, labelled, run, weights
 
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.load import load_sequence_classifier
@@ -16,58 +17,12 @@ from rmexp.backbone.options import PeftOptions
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, differences
-from rmexp.preferences.pair import Pair, prompt_from_text
+from rmexp.preferences.pair import prompt_from_text
 from rmexp.reward.data import TrainingPairs
 from rmexp.reward.losses import NonFiniteError, bradley_terry_loss
-from rmexp.reward.model import load_reward_model
 from rmexp.reward.module import PairOutcomes, RewardModule
 from rmexp.reward.options import LossOptions
 from rmexp.reward.ranks import SameRun
-from rmexp.reward.train import TrainedModel, train_reward_model
-
-COUNT = 13
-
-
-def labelled(**columns: np.ndarray) -> TrainingPairs:
-    return TrainingPairs(
-        ids=[f"t{i}" for i in range(COUNT)],
-        prompts=[prompt_from_text(f"question {i}") for i in range(COUNT)],
-        chosen=[f"kind answer {i}" + " more" * (i % 3) for i in range(COUNT)],
-        rejected=[f"rude words {i}" + " more" * (i % 2) for i in range(COUNT)],
-        **columns,
-    )
-
-
-def held_out(count: int = 7) -> list[Pair]:
-    known: list[Any] = ["a", "b", "a", None]
-    return [
-        Pair(f"v{i}", prompt_from_text(f"held {i}"), f"kind {i}", f"rude {i * 7}", known[i % 4])
-        for i in range(count)
-    ]
-
-
-def run(directory: Path, cache: Path, model: str = "tiny", **options: Any) -> TrainedModel:
-    arguments: dict[str, Any] = {
-        "train": labelled(),
-        "validation": held_out(),
-        "model": model,
-        "directory": directory,
-        "cache_dir": cache,
-        "seed": 1,
-        "epochs": 1,
-        "batch_pairs": 4,
-        "max_length": 128,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0,
-        "threads": 1,
-        "save": False,
-    }
-    arguments |= options
-    return train_reward_model(arguments.pop("train"), arguments.pop("validation"), **arguments)
-
-
-def weights(trained: TrainedModel) -> dict[str, torch.Tensor]:
-    return trained.model.classifier.model.state_dict()
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
@@ -284,43 +239,6 @@ def test_it_is_quiet(tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
-
-
-@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
-@pytest.mark.parametrize("kind", ["head_only", "last_k"])
-def test_cached_frozen_layers_train_the_same_model(model: str, kind: str, tmp_path: Path):
-    options = {"peft": PeftOptions(kind=kind, last_k=1), "epochs": 2}
-    cache = tmp_path / "cache"
-    plain = run(tmp_path, cache, model, frozen_cache_bytes=0, **options)
-    first = run(tmp_path, cache, model, **options)
-    second = run(tmp_path, cache, model, **options)
-    assert first.metrics["frozen_computed"] > 0
-    assert second.metrics["frozen_computed"] == 0
-    for name, weight in weights(plain).items():
-        assert torch.allclose(weights(first)[name], weight, atol=2e-5), name
-        assert torch.equal(weights(first)[name], weights(second)[name]), name
-
-
-@pytest.mark.parametrize("kind", ["head_only", "last_k"])
-def test_tokens_are_counted_where_their_states_were_kept(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """A text of which one state is run is still a text of all its tokens."""
-    seen: list[int] = []
-    original = RewardModule.on_train_epoch_end
-
-    def kept(self: RewardModule) -> None:
-        original(self)
-        seen.append(self.tokens_seen)
-
-    monkeypatch.setattr(RewardModule, "on_train_epoch_end", kept)
-    options = {"peft": PeftOptions(kind=kind, last_k=1), "share_prompts": False}
-    plain = run(tmp_path, tmp_path / "cache", frozen_cache_bytes=0, **options)
-    cached = run(tmp_path, tmp_path / "cache", **options)
-    assert cached.metrics["frozen_computed"] > 0
-    assert seen[0] == seen[1] > 100
-    for trained in (plain, cached):
-        assert trained.history[0]["train/tokens_saved"] == 0
 
 
 def test_sharing_prompts_trains_the_same_model(tmp_path: Path, cache: Path):
@@ -571,52 +489,3 @@ def test_a_checkpoint_holds_only_what_is_trained(
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert all("lora_" in n or "score" in n for n in saved["state_dict"])
     assert saved["state_dict"]
-
-
-@pytest.mark.parametrize("model", ["tiny", "tiny_encoder"])
-@pytest.mark.parametrize("kind", ["head_only", "last_k"])
-def test_a_saved_model_scores_from_the_states_that_training_kept(
-    model: str, kind: str, tmp_path: Path, cache: Path
-):
-    peft = PeftOptions(kind=kind, last_k=1)
-    trained = run(tmp_path, cache, model, peft=peft, save=True, learning_rate=1e-2)
-    prompts = [p.prompt for p in held_out()] * 2
-    responses = [p.response_a for p in held_out()] + [p.response_b for p in held_out()]
-    assert trained.path is not None
-    plain = load_reward_model(trained.path).score(prompts, responses)
-    scorer = load_reward_model(trained.path)
-    scorer.keep_frozen_states(peft, trained.base_fingerprint, cache, 1 << 30)
-    assert scorer.score(prompts, responses) == pytest.approx(plain, abs=1e-6)
-    assert scorer.frozen is not None
-    assert scorer.frozen.reused > 0  # what was judged after each epoch
-
-    # Another model's states would be silently wrong.
-    stranger = load_reward_model(trained.path)
-    with torch.no_grad():
-        for name, weight in stranger.classifier.trunk.named_parameters():
-            if name.endswith("weight"):
-                weight.mul_(1.5)
-    expected = stranger.score(prompts, responses)
-    stranger.keep_frozen_states(peft, trained.base_fingerprint, cache, 1 << 30)
-    assert stranger.score(prompts, responses) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["head_only", "last_k"])
-def test_what_a_model_saved_in_bf16_gives_is_no_states_of_a_float32_run(kind: str, tmp_path: Path):
-    """Both come from the same weights, and both are run in float32 without autocast."""
-    peft = PeftOptions(kind=kind, last_k=1)
-    cache = tmp_path / "cache"
-    low = run(tmp_path / "low", cache, peft=peft, precision="bf16", save=True)
-    assert low.path is not None
-    prompts = [p.prompt for p in held_out()] * 2
-    responses = [p.response_a for p in held_out()] + [p.response_b for p in held_out()]
-    for found in (0, 14):
-        scorer = load_reward_model(low.path)
-        scorer.keep_frozen_states(peft, low.base_fingerprint, cache, 1 << 30)
-        scorer.score(prompts, responses)
-        assert scorer.frozen is not None
-        assert scorer.frozen.reused == found
-    after = run(tmp_path / "after", cache, peft=peft)
-    alone = run(tmp_path / "alone", tmp_path / "other", peft=peft)
-    assert after.history[0]["validation/loss"] == alone.history[0]["validation/loss"]
-    assert after.history[0]["train/loss"] == alone.history[0]["train/loss"]
