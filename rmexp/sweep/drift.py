@@ -58,12 +58,16 @@ def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -
         study.set_user_attr(_CONFIG, now)
         study.set_user_attr(_SPACE, ranges)
         return
+    # A key that has come to rmexp since the study began was, unsaid, at its default.
+    then = study.user_attrs.get(_SPACE, {})
+    defaults = _flat(TrialConfig(cache_dir="").to_plain())
+    was = {k: defaults[k] for k in now.keys() & defaults.keys() if not _below(k, then)} | noted
     differing = [
-        f"{key} was {_said(noted, key)}, now {_said(now, key)}"
-        for key in sorted(noted.keys() | now.keys())
-        if noted.get(key) != now.get(key) or (key in noted) != (key in now)
+        f"{key} was {_said(was, key)}, now {_said(now, key)}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key) or (key in was) != (key in now)
     ]
-    for key, text in study.user_attrs.get(_SPACE, {}).items():
+    for key, text in then.items():
         old = json_to_distribution(text)
         new = space.distributions.get(key)
         if new is not None and not _may_follow(old, new):

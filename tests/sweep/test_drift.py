@@ -75,6 +75,17 @@ def test_a_study_refuses_what_would_make_its_trials_incomparable(
         refuse_drift(_study(), {**BASE, **config}, _space(**ranges))
 
 
+def test_a_key_that_has_come_to_rmexp_since_is_no_drift_at_its_default() -> None:
+    space = _space(gamma="choice(0,1)", epochs="range(1,4)")
+    refuse_drift(_study(), {**BASE, "seed": 0}, space)
+    with pytest.raises(UserError, match="seed was 0, now 1"):
+        refuse_drift(_study(), {**BASE, "seed": 1}, space)
+    # Not there because it was searched then is another thing.
+    default = TrialConfig(cache_dir="").epochs
+    with pytest.raises(UserError, match=f"now {default}"):
+        refuse_drift(_study(), {**BASE, "epochs": default}, _space(gamma="choice(0,1)"))
+
+
 def test_where_things_are_kept_and_wider_numeric_ranges_are_free() -> None:
     study = _study()
     moved = {**BASE, "cache_dir": "/b", "tracker": {"kind": "none"}, "gamma": 7.0}
