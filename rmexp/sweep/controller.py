@@ -318,7 +318,7 @@ class Controller:
 
     def _resume_from(self, trial: Trial) -> Path | None:
         old = trial.user_attrs.get(RETRY_OF)
-        return None if old is None else to_go_on_from(self.folder, self._ledger, old).resolve()
+        return None if old is None else to_go_on_from(self.folder, self._ledger, old)
 
     def _copy(self, trial: Trial, other: FrozenTrial) -> None:
         """End a trial as an equal one has ended: same config, same seed, same result."""

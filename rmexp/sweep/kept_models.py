@@ -48,9 +48,12 @@ def drop_left_checkpoints(folder: StudyFolder, ledger: Ledger) -> None:
             remove_checkpoints(path)
 
 
-def to_go_on_from(folder: StudyFolder, ledger: Ledger, lost: int) -> Path:
-    """Directory of the latest attempt with a checkpoint: one that was lost at once has none."""
+def to_go_on_from(folder: StudyFolder, ledger: Ledger, lost: int) -> Path | None:
+    """Directory of the latest attempt with a checkpoint: one that was lost at once has none.
+
+    Absolute, as a job may run in another folder.
+    """
     for number in ledger.attempts(lost):
         if last_checkpoint(folder.trial(number) / CHECKPOINTS) is not None:
-            return folder.trial(number)
-    return folder.trial(lost)
+            return folder.trial(number).resolve()
+    return None

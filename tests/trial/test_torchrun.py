@@ -73,6 +73,7 @@ def test_several_machines_want_torchrun(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main([command[0], *WORDS, *command[1:], "trainer.nodes=2"])
