@@ -19,7 +19,8 @@ from rmexp.trial.evaluate import (
     model_of,
     scorer,
 )
-from rmexp.trial.schema import DataConfig, SuiteConfig
+from rmexp.trial.evaluation_schema import SuiteConfig
+from rmexp.trial.schema import DataConfig
 from rmexp.trial.section import Section
 
 if TYPE_CHECKING:

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING
 
 from rmexp.errors import UserError, looked_in
 from rmexp.trial import reading
+from rmexp.trial.evaluation_schema import EvaluationConfig
 from rmexp.trial.rater_schema import RaterConfig
-from rmexp.trial.schema import (
-    EvaluationConfig,
-    LabellingConfig,
-    TrainerConfig,
-    TrialConfig,
-)
+from rmexp.trial.schema import LabellingConfig, TrainerConfig, TrialConfig
 
 if TYPE_CHECKING:
     from rmexp.evaluation.sets import EvaluationSet

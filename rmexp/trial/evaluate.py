@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from rmexp.errors import UserError
 from rmexp.trial import reference_files
+from rmexp.trial.evaluation_schema import SuiteConfig
 from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord
-from rmexp.trial.schema import DataConfig, SuiteConfig
+from rmexp.trial.schema import DataConfig
 from rmexp.trial.section import Section
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ from rmexp.fingerprint import fingerprint
 from rmexp.preferences import Pair, pairs_fingerprint, prompt_text
 from rmexp.reward.model import load_base_model
 from rmexp.trial import reading
+from rmexp.trial.evaluation_schema import EvaluationConfig
 from rmexp.trial.reading import known_metrics
 from rmexp.trial.record import FILE_NAME, MODEL, TrialRecord, write_json
-from rmexp.trial.schema import EvaluationConfig, TrialConfig
+from rmexp.trial.schema import TrialConfig
 from rmexp.trial.versions import code_fingerprint
 
 BASE = "base."

@@ -22,7 +22,8 @@ from rmexp.preferences import (
     read_starter,
     split_by_prompt,
 )
-from rmexp.trial.schema import DataConfig, SplitConfig, SuiteConfig, TrialConfig
+from rmexp.trial.evaluation_schema import SuiteConfig
+from rmexp.trial.schema import DataConfig, SplitConfig, TrialConfig
 
 if TYPE_CHECKING:
     from rmexp.evaluation.sets import EvaluationSet, SetResult

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -155,6 +156,7 @@ def _type(field: FieldInfo) -> str:
     name = getattr(field.annotation, "__name__", None)
     generic = bool(typing.get_args(field.annotation))
     text = str(field.annotation) if generic or name is None else name
+    text = re.sub(r"\brmexp\.[\w.]*\.", "", text)
     bounds = [_bound(rule) for rule in field.metadata]
     return " ".join([text.replace("typing.", "").replace("|", "or"), *filter(None, bounds)])
 

@@ -13,8 +13,9 @@ import pytest
 from rmexp.errors import UserError
 from rmexp.reward.model import load_base_model
 from rmexp.trial.compare import CompareConfig, compare_models
+from rmexp.trial.evaluation_schema import SuiteConfig
 from rmexp.trial.run import run_trial
-from rmexp.trial.schema import SuiteConfig, trial_config
+from rmexp.trial.schema import trial_config
 from rmexp.views.evaluation import comparison_notes, comparison_picture
 
 

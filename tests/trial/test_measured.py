@@ -14,10 +14,11 @@ from rmexp.evaluation.sets import evaluate_set, pairs_set
 from rmexp.preferences import Pair, prompt_from_text
 from rmexp.trial import measured
 from rmexp.trial.assembly import check_before_anything_heavy
+from rmexp.trial.evaluation_schema import EvaluationConfig
 from rmexp.trial.measured import guard_violations, wants_base, wrongly_ranked
 from rmexp.trial.reading import known_metrics
 from rmexp.trial.run import run_trial
-from rmexp.trial.schema import EvaluationConfig, trial_config
+from rmexp.trial.schema import trial_config
 from rmexp.views.evaluation import contamination_line, evaluation_picture
 
 
@@ -290,7 +291,7 @@ def test_what_a_trials_model_has_seen_of_another_set(plain: dict, tmp_path: Path
     """Training is over, the set is new: the overlap is still told."""
     from rmexp.preferences import read_starter
     from rmexp.trial.evaluate import EvaluateConfig, EvaluatedModelConfig, evaluate
-    from rmexp.trial.schema import SuiteConfig
+    from rmexp.trial.evaluation_schema import SuiteConfig
 
     record = run_trial(trial_config(plain), directory=tmp_path / "t")
     assert record.state == "complete", record.reason

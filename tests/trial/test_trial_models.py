@@ -13,10 +13,11 @@ from rmexp.errors import UserError
 from rmexp.sweep.rerun import kept_folder
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.evaluate import chosen_data, model_of
+from rmexp.trial.evaluation_schema import SuiteConfig
 from rmexp.trial.model_card import add_to_card
 from rmexp.trial.record import TrialIdentity, TrialRecord
 from rmexp.trial.reference_files import ReferenceFiles, planned
-from rmexp.trial.schema import DataConfig, SuiteConfig, TrialConfig
+from rmexp.trial.schema import DataConfig, TrialConfig
 
 STARTER = DataConfig()
 
