@@ -19,12 +19,10 @@ from rmexp.fingerprint import Fingerprint, differences
 from rmexp.sweep.space import Space
 from rmexp.sweep.study import StudyFolder, finished_trials
 from rmexp.trial.record import TrialRecord
-from rmexp.trial.schema import TrialConfig
+from rmexp.trial.schema import FREE_KEYS, TrialConfig
 
 _CONFIG = "config"
 _SPACE = "space"
-# These change where a trial keeps or tells things, not what it computes.
-_FREE = ("cache_dir", "tracker", "rating", "trainer.threads", "trainer.frozen_cache_gb")
 _SHOWN = 3
 # What a trial reads beside its config; an adapter and a rater only where it has one.
 _CONTENT = ("pairs", "rules", "rater", "adapter", "model")
@@ -48,7 +46,7 @@ def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -
     now = {
         key: value
         for key, value in _flat(config).items()
-        if not _below(key, searched) and not _below(key, _FREE)
+        if not _below(key, searched) and not _below(key, FREE_KEYS)
     }
     ranges = {
         d.key: optuna.distributions.distribution_to_json(d.distribution) for d in space.dimensions

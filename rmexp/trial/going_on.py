@@ -15,12 +15,12 @@ from rmexp.reward.checkpoint_files import (
 )
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.record import TrialRecord
-from rmexp.trial.schema import TrialConfig
+from rmexp.trial.schema import FREE_KEYS, TrialConfig
 
 RUNS = "runs"
 LAST = "last"
-# These change where a run keeps or tells things, not what it computes.
-_FREE = ("cache_dir", "tracker", "rating", "trainer.threads", "trainer.checkpoint_steps")
+# When it is written is no part of what is trained.
+_FREE = (*FREE_KEYS, "trainer.checkpoint_steps")
 _SHOWN = 3
 
 

@@ -25,6 +25,8 @@ from rmexp.trial.section import Section
 
 # The name that conf/rules/file.yaml gives.
 OWN_RULES = "own"
+# These change where a trial keeps or tells things, not what it computes.
+FREE_KEYS = ("cache_dir", "tracker", "rating", "trainer.threads", "trainer.frozen_cache_gb")
 Model = TypeVar("Model", bound=BaseModel)
 
 
