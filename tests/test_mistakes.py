@@ -234,6 +234,25 @@ def test_a_key_on_the_command_line_settles_it(
     assert "2 points" in capsys.readouterr().out
 
 
+def test_a_rule_that_the_exemplar_rater_cannot_learn_is_told_at_once(
+    told: Told, tmp_path: Path
+) -> None:
+    (tmp_path / "rules.yaml").write_text("rules:\n" + RULE.format("polite"))
+    for command in (["train"], ["sweep", "gamma=choice(0,1)"]):
+        message = told(*command, "rules=file", "rules.path=rules.yaml", "r=1")
+        assert "rule 'polite': the exemplar rater needs at least one example under" in message
+
+
+def test_a_torn_sweep_file_stops_only_the_command_that_names_it(
+    told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "torn.yaml").write_text("sweep:\n  space: [1,\n")
+    main(["train", "--cfg", "job"])
+    capsys.readouterr()
+    assert "torn.yaml:3: not YAML" in told("sweep", "sweep=torn")
+
+
 def test_flags_may_stand_between_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,8 @@ def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig]
 
     from rmexp.sweep.config_store import register
 
-    register(sweeps_dir(), Path.cwd() / "sweeps")
+    named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("sweep=")]
+    register(sweeps_dir(), Path.cwd() / "sweeps", chosen=named)
     sys.argv = [f"rmexp {config_name}", *_overrides_first(words)]
     composed: list[DictConfig] = []
     try:

@@ -18,7 +18,7 @@ train split of the rbr data and on the training half of the starter pairs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ class ExemplarRater:
     def _scales_of(self, rules: Sequence[Rule]) -> _Scales:
         key = tuple(rule.fingerprint.hexdigest for rule in rules)
         if key not in self._scales:
-            _refuse_without_examples(rules)
+            check_examples(rules)
             if self._background is None:
                 self._background = _Background.of_pool(self.embedder)
             if len(self._scales) == _RULE_SETS_KEPT:
@@ -165,7 +165,12 @@ def _moments(scores: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     return scores.mean(axis=0), np.maximum(scores.std(axis=0), np.float32(_LEAST_DEVIATION))
 
 
-def _refuse_without_examples(rules: Sequence[Rule]) -> None:
+def check_examples(rules: Iterable[Rule]) -> None:
+    """Every rule has what this rater learns from.
+
+    Raises:
+        UserError: naming a rule that has not.
+    """
     for rule in rules:
         if not rule.follows or not rule.breaks:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,16 @@ def schema_defaults() -> dict[str, Any]:
     return plain
 
 
-def register(*sweep_folders: Path) -> None:
+def register(*sweep_folders: Path, chosen: Collection[str] = ()) -> None:
     """Make defaults and named sweeps known to Hydra.
 
     Args:
         sweep_folders: folders of ``NAME.yaml``, selected as ``sweep=NAME``; later ones win.
+        chosen: the sweeps that the command names.
 
     Raises:
-        UserError: naming a sweep file that is not YAML.
+        UserError: naming a chosen sweep's file that is not YAML; any other is no matter of this
+            command.
     """
     store = ConfigStore.instance()
     store.store(name="trial_schema", node=schema_defaults(), provider="rmexp")
@@ -61,10 +64,16 @@ def register(*sweep_folders: Path) -> None:
     hydra_sweeper.register()
     for folder in sweep_folders:
         for path in sorted(folder.glob("*.yaml")):
+            try:
+                node = _read(path)
+            except UserError:
+                if path.stem in chosen:
+                    raise
+                continue
             store.store(
                 group="sweep",
                 name=path.stem,
-                node=_read(path),
+                node=node,
                 package="_global_",
                 provider=str(path),
             )

@@ -109,7 +109,8 @@ class Controller:
         self._claims = Claims(self.study, self._ledger, registration.id, target)
         try:
             with registration.held(self.config.lease):
-                self._ledger.refresh()
+                # The trials of a controller that was killed first: they have failed by that.
+                self._look_around()
                 self._ledger.forgive(self._listed)
                 drop_left_checkpoints(self.folder, self._ledger)
                 for note in self.notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import warnings
 import zlib
 from collections.abc import Collection, Sequence
 from decimal import Decimal
@@ -12,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial
 
 from rmexp.errors import UserError
@@ -44,6 +46,21 @@ def make_sampler(
     Raises:
         UserError: the sampler cannot search this.
     """
+    with warnings.catch_warnings():
+        # Optuna marks what it may yet change; the exact pins say which Optuna was tried.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", ".*constraints_func", FutureWarning)
+        return _made(config, space, existing, controller, guarded, objectives)
+
+
+def _made(
+    config: SamplerConfig,
+    space: Space,
+    existing: int,
+    controller: str,
+    guarded: bool,
+    objectives: int,
+) -> Any:
     seed = (config.seed * 1_000_003 + existing + zlib.crc32(controller.encode())) % 2**32
     constraints = {"constraints_func": violations} if guarded else {}
     startup = {"n_startup_trials": config.startup_trials}

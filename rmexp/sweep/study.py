@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
 from rmexp.sweep.ledger import WARM_START, Ledger
+from rmexp.sweep.outcome import guard_values
 from rmexp.sweep.samplers import make_pruner, violations
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.storages import NoStudy, open_storage
@@ -263,9 +264,13 @@ def nothing_to_choose(study: optuna.Study) -> str:
     complete = [t for t in finished_trials(study) if t.state == TrialState.COMPLETE]
     if not complete:
         return f"study '{study.study_name}': no trial is complete yet"
+    nearest = min(complete, key=lambda t: max(violations(t)))
+    broken = guard_values(nearest.user_attrs.get("metrics", {}))
+    guard, by = max(broken.items(), key=lambda item: item[1], default=("a guard", 0.0))
     return (
         f"study '{study.study_name}': every complete trial breaks a guard (evaluation.guards); "
-        "give --trial NUMBER, or run more trials"
+        f"trial {nearest.number} comes nearest, and breaks '{guard}' by {by:.4g}; run more trials, "
+        "or another study with looser guards"
     )
 
 

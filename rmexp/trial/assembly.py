@@ -75,6 +75,10 @@ def check_before_anything_heavy(config: LabellingConfig, will_rate: bool = True)
 
             check_qlora()
     early.check_rater(config.rater)
+    if config.rater.kind == "exemplar":
+        from rmexp.rating.exemplar import check_examples
+
+        check_examples(rules)
     if config.rater.kind == "openai" and will_rate and config.rating.on_missing == "rate":
         from rmexp.rating.endpoint import check_key
 

@@ -108,8 +108,8 @@ def run_ranks(
     report: Callable[[int, float], bool] | None,
     progress: Callable[[str], None],
     resume_from: Path | None,
-    must_resume: bool,
     advance: Callable[[int, int], None] | None,
+    must_resume: bool = False,
     program: str = "rmexp.trial.rank",
 ) -> TrialRecord:
     """Run a trial with ``trainer.devices`` ranks; arguments and result as of ``run_trial``.

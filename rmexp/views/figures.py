@@ -222,8 +222,9 @@ def _recolour(figure: Any, maximize: bool) -> None:
     scale = _SCALE
     if not maximize:
         scale = [[1 - at, colour] for at, colour in reversed(scale)]
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    # Optuna writes the objective into each line's first label.
+    # Optuna writes the objective into each line's first label; with guards there are two lines
+    # without one, for the legend.
+    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.customdata]
     values = [float(trace.customdata[0][1]) for trace in lines]
     low, high = min(values), max(values)
     for trace, value in zip(lines, values, strict=True):

@@ -9,6 +9,7 @@ import pytest
 from sweep_doubles import SPACE, FakeExecutor, controller_of, states
 
 from rmexp.errors import UserError
+from rmexp.sweep.ledger import CONTROLLER, DIRECTORY, ENQUEUED, POINT, USED, params_key
 from rmexp.sweep.samplers import listed_points
 from rmexp.sweep.schema import SamplerConfig, SweepConfig
 from rmexp.sweep.space import Dimension, Space
@@ -76,6 +77,20 @@ def test_a_point_that_fails_for_good_is_neither_repeated_nor_counted(tmp_path: P
     again.run()
     assert states(study).count("COMPLETE") == 3
     assert study.get_trials()[-1].params == {"gamma": 0.2}
+
+
+def test_a_point_whose_last_controller_was_killed_runs_in_the_next_run(tmp_path: Path) -> None:
+    controller, study, _ = controller_of(tmp_path, FakeExecutor(), LINE, trials=3, sampler=GRID)
+    study.enqueue_trial({"gamma": 0.2})
+    trial = study.ask(LINE.distributions)
+    key = params_key({"gamma": 0.2})
+    attrs = {CONTROLLER: "dead", ENQUEUED: key, POINT: key, DIRECTORY: "trials/0000"}
+    # Its retries are used up.
+    for name, value in {**attrs, USED: {"lost_worker": 1}}.items():
+        trial.set_user_attr(name, value)
+    controller.run()
+    assert states(study).count("COMPLETE") == 3
+    assert study.get_trials()[0].state == optuna.trial.TrialState.FAIL
 
 
 def test_an_enqueued_point_of_a_grid_is_not_trained_twice(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from rmexp.sweep.samplers import VIOLATIONS
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord, write_json
 from rmexp.trial.schema import TrialConfig
@@ -27,16 +28,23 @@ SPACE = {
 
 
 def make_study(
-    output_dir: Path, name: str = "synthetic", trials: int = 20, objectives: int = 1
+    output_dir: Path,
+    name: str = "synthetic",
+    trials: int = 20,
+    objectives: int = 1,
+    guarded: bool = False,
 ) -> tuple[optuna.Study, StudyFolder]:
-    """Trials by number: every 5th pruned, trials 3 and 11 failed, the last one still running."""
+    """Trials by number: every 5th pruned, trials 3 and 11 failed, the last one still running.
+
+    ``guarded``: every second one breaks a guard.
+    """
     folder = StudyFolder.of(output_dir, name)
-    shutil.copytree(_template(name, trials, objectives), folder.root)
+    shutil.copytree(_template(name, trials, objectives, guarded), folder.root)
     return optuna.load_study(study_name=name, storage=folder.storage_url(None)), folder
 
 
 @functools.cache
-def _template(name: str, trials: int, objectives: int) -> Path:
+def _template(name: str, trials: int, objectives: int, guarded: bool) -> Path:
     """Made once and copied: each change of an SQLite study waits for the disk."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = StudyFolder.of(tempfile.mkdtemp(), name)
@@ -56,6 +64,11 @@ def _template(name: str, trials: int, objectives: int) -> Path:
         trial = study.ask(SPACE)
         directory = folder.trial(number)
         trial.set_user_attr("directory", f"trials/{number:04d}")
+        if guarded:
+            broken = [0.1 if number % 2 else -0.1]
+            trial.set_user_attr(VIOLATIONS, broken)
+            # As Optuna's samplers write it.
+            trial.storage.set_trial_system_attr(trial._trial_id, "constraints", broken)
         config = TrialConfig(cache_dir="cache", **trial.params)
         quality = 0.6 + 0.05 * trial.params["gamma"] + 0.03 * math.log(trial.params["r"] + 1)
         values = [round(quality + draw.gauss(0, 0.02) + 0.02 * e, 4) for e in range(config.epochs)]

@@ -192,3 +192,14 @@ def test_what_a_warm_start_took_from_others_is_in_no_picture(tmp_path: Path) -> 
     assert max(best.y) == max(t.value for t in mine)
     lines = [trace for trace in pictures["parallel"].data if trace.mode == "lines"]
     assert len(lines) == len(mine)
+
+
+def test_a_study_with_guards_is_reported(tmp_path: Path) -> None:
+    study, folder = make_study(tmp_path, guarded=True)
+    pictures = {p.id: p for p in study_pictures(study, view_study(study, folder))}
+    parallel = pictures["parallel"].figure
+    lines = [t for t in parallel.data if t.mode == "lines" and t.customdata]
+    complete = [t for t in study.get_trials() if t.state == TrialState.COMPLETE]
+    assert len(lines) == len(complete)
+    assert len({line.line.color for line in lines}) > 1
+    assert "Infeasible" in study_report(study, folder)
