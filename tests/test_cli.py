@@ -143,6 +143,7 @@ def test_sweep_best_rerun_evaluate(tmp_path: Path, quick: list[str]) -> None:
     assert out.returncode == 0, out.stderr
     assert "[3/3]" in out.stderr
     assert "test accuracy" in out.stdout
+    assert "note: warmup_steps=10: a run of" in out.stdout
     assert "rmexp rerun walk" in out.stdout
     where = ["--output-dir", str(tmp_path / "outputs")]
 

@@ -60,6 +60,7 @@ class TrainedModel:
             whose frozen states were computed, reused or left out (for want of room), seconds and
             tokens_per_second (real tokens) of training over all epochs.
         base_fingerprint: identity of the weights that training started from.
+        warnings: where the run was not as it was asked, in words, as they were said before it.
     """
 
     path: Path | None
@@ -67,6 +68,7 @@ class TrainedModel:
     history: list[dict[str, float]]
     metrics: dict[str, float]
     base_fingerprint: Fingerprint
+    warnings: list[str]
 
 
 def train_reward_model(
@@ -346,6 +348,7 @@ def train_reward_model(
             "tokens_per_second": module.tokens_seen / max(module.seconds, 1e-9),
         },
         base_fingerprint=weights,
+        warnings=warned,
     )
 
 

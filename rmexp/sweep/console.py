@@ -160,6 +160,7 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     from rmexp.sweep.confirm import read_confirmation
     from rmexp.sweep.rerun import measure_kept
     from rmexp.sweep.study import best_trial
+    from rmexp.trial.record import TrialRecord
 
     out = console()
     best = best_trial(study)
@@ -167,6 +168,8 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     out.print(f"\nbest of study {folder.name}: trial {best.number}")
     for key, value in best.params.items():
         out.print(f"  {key} = {short(value)}")
+    for line in TrialRecord.read(directory).report.get("warnings", ()):
+        out.print(f"  note: {line}", markup=False)
     out.print(f"  validation objective {best.value:.4f} (chosen by it, so optimistic)")
     try:
         metrics = measure_kept(folder, int(directory.name))["metrics"]

@@ -326,6 +326,8 @@ def train(
         progress=trial.advance,
     )
     trial.metrics |= {f"train/{name}": value for name, value in trained.metrics.items()}
+    if trained.warnings:
+        trial.report["warnings"] = trained.warnings
 
 
 def _frozen_bytes(config: TrialConfig) -> int:
