@@ -165,6 +165,7 @@ def words(quick: list[str]) -> list[str]:
     return ["train", *quick, *steps, "epochs=3", "learning_rate=0.01"]
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_an_epoch_then_ckpt_path_last(
     words: list[str], tmp_path: Path
 ) -> None:
