@@ -159,7 +159,7 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     """The best trial: its parameters, validation and test accuracy, and the command to rerun."""
     from rmexp.sweep.confirm import read_confirmation
     from rmexp.sweep.rerun import measure_kept
-    from rmexp.sweep.study import best_trial
+    from rmexp.sweep.study import as_good_as, best_trial
     from rmexp.trial.record import TrialRecord
 
     out = console()
@@ -168,6 +168,10 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     out.print(f"\nbest of study {folder.name}: trial {best.number}")
     for key, value in best.params.items():
         out.print(f"  {key} = {short(value)}")
+    if others := as_good_as(study, best):
+        named = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
+        word = "trial" if len(others) == 1 else "trials"
+        out.print(f"  {word} {named} came to the same; rmexp confirm tells them apart")
     for line in TrialRecord.read(directory).report.get("warnings", ()):
         out.print(f"  note: {line}", markup=False)
     out.print(f"  validation objective {best.value:.4f} (chosen by it, so optimistic)")

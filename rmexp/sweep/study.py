@@ -283,6 +283,13 @@ def kept_trials(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
+def as_good_as(study: optuna.Study, best: FrozenTrial) -> list[int]:
+    """Numbers of the trials with other points whose objective is that of the best one."""
+    return [
+        t.number for t in kept_trials(study) if t.value == best.value and t.params != best.params
+    ]
+
+
 def front(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials that keep the guards and that no other such trial dominates."""
     signs = [1 if d == optuna.study.StudyDirection.MAXIMIZE else -1 for d in study.directions]

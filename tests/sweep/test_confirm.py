@@ -19,7 +19,7 @@ from rmexp.sweep.console import print_confirmation
 from rmexp.sweep.drift import found_today
 from rmexp.sweep.job import Ended, TrialJob
 from rmexp.sweep.seed_runs import fresh_seeds, rerun_seeds
-from rmexp.sweep.study import StudyFolder
+from rmexp.sweep.study import StudyFolder, as_good_as, best_trial
 from rmexp.trial.held_out import test_pairs as held_out_pairs
 from rmexp.trial.record import MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
@@ -296,6 +296,28 @@ def test_trials_that_break_a_guard_are_not_confirmed(searched) -> None:
         )
     )
     assert top_trials(study, 1)[0].number == best.number
+
+
+def test_trials_that_came_to_the_same_as_the_best_are_known() -> None:
+    study = optuna.create_study(direction="maximize")
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    for value, x, broken in [
+        (0.9, 0.1, 0),
+        (0.9, 0.2, 0),
+        (0.8, 0.3, 0),
+        (0.9, 0.1, 0),
+        (0.9, 0.4, 1),
+    ]:
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=value,
+                params={"x": x},
+                distributions=space,
+                user_attrs={"violations": [broken]},
+            )
+        )
+    # Trial 3 repeats the best one's point, and trial 4 breaks a guard.
+    assert as_good_as(study, best_trial(study)) == [1]
 
 
 @pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
