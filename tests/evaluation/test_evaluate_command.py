@@ -101,8 +101,16 @@ def test_a_key_without_effect_is_refused_by_name(
 
 def test_defaults_that_are_spelt_out_are_no_mistake(here: Path) -> None:
     words = ("part=test", "data=starter", "suite.seed=0", "model.device=auto", "results_dir=null")
-    evaluate(CLASS, *BENCH, *words)
-    evaluate(CLASS, *BENCH, "suite.rows=30", "suite.seed=3", "+model.options.sign=-1")
+    assert evaluate(CLASS, *BENCH, *words)["metrics"] == evaluate(CLASS, *BENCH)["metrics"]
+
+
+def test_keys_that_go_together_have_their_effect(here: Path) -> None:
+    whole = evaluate(CLASS, *BENCH)
+    sample = evaluate(CLASS, *BENCH, "suite.rows=30", "suite.seed=3", "results_dir=null")
+    assert whole["sample_of"] is None
+    assert sample["sample_of"] is not None
+    turned = evaluate(CLASS, *BENCH, "+model.options.sign=-1", "results_dir=null")
+    assert turned["metrics"]["Safety"] != whole["metrics"]["Safety"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quick_config import quick_config
 
 from rmexp.errors import UserError
 from rmexp.sweep.rerun import (
@@ -27,17 +28,7 @@ from rmexp.trial.schema import TrainerConfig, trial_config
 
 @pytest.fixture
 def plain(tmp_path: Path) -> dict[str, Any]:
-    return {
-        "r": 1,
-        "epochs": 3,
-        "data": {"limit": 40},
-        "rules": {"ids": ["answers_alarming_wording", "no_invented_intent"]},
-        "rater": {"kind": "custom", "target": "word_rater:WordRater"},
-        "model": {"name": "tiny"},
-        "trainer": {"threads": 1},
-        "tracker": {"kind": "none"},
-        "cache_dir": str(tmp_path / "cache"),
-    }
+    return quick_config(tmp_path, epochs=3)
 
 
 @pytest.fixture

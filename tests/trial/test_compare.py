@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from quick_config import quick_config
 
 from rmexp.errors import UserError
 from rmexp.reward.model import load_base_model
@@ -37,18 +38,11 @@ def suite(tmp_path: Path) -> SuiteConfig:
 
 
 def trial(tmp_path: Path, name: str, suite: SuiteConfig, **more) -> str:
-    plain = {
-        "r": 1,
-        "epochs": 1,
-        "data": {"limit": 30, "split": {"train": 1.0, "validation": 0.0, "test": 0.0}},
-        "rules": {"ids": ["answers_alarming_wording", "no_invented_intent"]},
-        "rater": {"kind": "custom", "target": "word_rater:WordRater"},
-        "model": {"name": "tiny"},
-        "trainer": {"threads": 1},
-        "tracker": {"kind": "none"},
-        "cache_dir": str(tmp_path / "cache"),
-        "evaluation": {"suites": {"mine": suite.model_dump(mode="json")}},
-    }
+    plain = quick_config(
+        tmp_path,
+        data={"limit": 30, "split": {"train": 1.0, "validation": 0.0, "test": 0.0}},
+        evaluation={"suites": {"mine": suite.model_dump(mode="json")}},
+    )
     record = run_trial(trial_config({**plain, **more}), directory=tmp_path / name)
     assert record.state == "complete", record.reason
     return str(tmp_path / name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from plain_scorer import LengthScorer
+from quick_config import quick_config
 
 from rmexp.backbone.text import TextTemplate
 from rmexp.errors import UserError
@@ -31,22 +32,8 @@ def plain(tmp_path: Path) -> dict:
     ]
     suite = tmp_path / "suite.jsonl"
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "r": 1,
-        "epochs": 1,
-        "data": {"limit": 40},
-        "rules": {"ids": ["answers_alarming_wording", "no_invented_intent"]},
-        "rater": {"kind": "custom", "target": "word_rater:WordRater"},
-        "model": {"name": "tiny"},
-        "trainer": {"threads": 1},
-        "tracker": {"kind": "none"},
-        "cache_dir": str(tmp_path / "cache"),
-        "evaluation": {
-            "suites": {
-                "mine": {"kind": "file", "path": str(suite), "name": "Mine", "licence": "MIT"}
-            }
-        },
-    }
+    mine = {"kind": "file", "path": str(suite), "name": "Mine", "licence": "MIT"}
+    return quick_config(tmp_path, evaluation={"suites": {"mine": mine}})
 
 
 def test_suites_base_and_guards_in_a_trial(
