@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/rmexp sweep sweep=starter
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

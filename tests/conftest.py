@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Before any test imports torch or transformers: no network, no parallel tokenizers, two cores.
+# Before any test imports torch or transformers: no network, no parallel tokenizers, and no more
+# threads than cores, also where two processes share the tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 
@@ -23,6 +24,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set RMEXP_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test stands in its own folder, so that relative paths never reach the checkout."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

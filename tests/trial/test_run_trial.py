@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -294,9 +295,7 @@ def test_without_a_tracker_wandb_is_never_imported(plain: dict, tmp_path: Path) 
         "assert r.state == 'complete', r.reason\n"
         "assert 'wandb' not in sys.modules\n"
     )
-    import os
-
-    environment = {**os.environ, "PYTHONPATH": "tests/doubles"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "doubles")}
     subprocess.run(
         [sys.executable, "-c", code, json.dumps(plain), str(tmp_path / "t")],
         check=True,
