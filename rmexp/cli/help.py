@@ -72,6 +72,7 @@ HELP: dict[str, CommandHelp] = {
             _MODEL,
             ("peft=NAME", "full (default), lora, last_k, head_only"),
             ("learning_rate=3e-4 epochs=2", "of the reward model"),
+            ("seeds=[0,1,2]", "train with each of them; objective and metrics are the means"),
             ("trainer=NAME", "cpu (default), gpu, mps, ddp, fsdp, fsdp2"),
             ("tracker=none", "no W&B run"),
             ("ckpt_path=last", "go on from the newest unfinished run (trainer.checkpoint_steps=N)"),

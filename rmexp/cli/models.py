@@ -95,17 +95,13 @@ def _prepare(config: DictConfig, folder: Path, words: list[str], swept: dict[str
 
 
 def _train(config: DictConfig) -> None:
-    from rmexp.reward.checkpoint_files import (
-        CHECKPOINTS,
-        last_checkpoint,
-        remove_checkpoints,
-    )
     from rmexp.sweep.launch import split_config
     from rmexp.sweep.schema import StudyConfig
     from rmexp.trial.assembly import check_before_anything_heavy
     from rmexp.trial.early import check_device
     from rmexp.trial.going_on import forget_checkpoints, run_to_go_on
     from rmexp.trial.schema import checked, trial_config
+    from rmexp.trial.seed_files import has_progress, remove_progress
 
     plain, rest = split_config(config)
     trial = trial_config(plain)
@@ -136,8 +132,7 @@ def _train(config: DictConfig) -> None:
                 must_resume=old is not None,
             )
     except KeyboardInterrupt:
-        with_last = last_checkpoint(directory / CHECKPOINTS) is not None
-        how = "goes on with ckpt_path=last" if with_last else "begins again"
+        how = "goes on with ckpt_path=last" if has_progress(directory) else "begins again"
         print(f"\nrmexp: interrupted; the same command {how}", file=sys.stderr)
         sys.exit(130)
     if record is None:
@@ -145,7 +140,7 @@ def _train(config: DictConfig) -> None:
     if record.state == "failed":
         if old is not None and record.failure == "user_error":
             # No further than those that it began with.
-            remove_checkpoints(directory / CHECKPOINTS)
+            remove_progress(directory)
         where = f" (record: {directory})"
         if record.traceback:
             print(record.traceback, file=sys.stderr)

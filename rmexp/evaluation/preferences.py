@@ -21,9 +21,11 @@ from rmexp.statistics import (
     Calibration,
     Interval,
     LengthBias,
+    bootstrap_crossed,
     bootstrap_mean,
     length_bias,
     margin_calibration,
+    of_differences,
     paired_difference,
 )
 
@@ -164,11 +166,9 @@ def evaluate_preferences(
     scores = checked_scores(scorer, prompts + prompts, chosen + rejected, names)
     good, bad = scores[: len(pairs)], scores[len(pairs) :]
     lengths = np.array([len(t) for t in chosen]), np.array([len(t) for t in rejected])
-    # A baseline that cannot tell the two apart is right half of the time.
-    longer = (np.sign(lengths[0] - lengths[1]) + 1) / 2
-    better = longer if longer.mean() >= 0.5 else 1 - longer
+    longer = _longer(pairs)
     correct = (good > bad).astype(np.float64)
-    groups = [p.group or prompt_text(p.prompt) for p in pairs]
+    groups = _groups(pairs)
     first = np.mean([p.preference == "a" for p in pairs])
     return PreferenceEvaluation(
         ids=tuple(p.id for p in pairs),
@@ -180,7 +180,7 @@ def evaluate_preferences(
         shorter=float(1 - longer.mean()),
         majority=float(max(first, 1 - first)),
         over_length_baseline=paired_difference(
-            correct, better, groups=groups, bounds=SHARE, seed=seed
+            correct, _better_length(longer), groups=groups, bounds=SHARE, seed=seed
         ),
         length_bias=length_bias(good, bad, *lengths),
         calibration=margin_calibration(good - bad),
@@ -193,6 +193,34 @@ def evaluate_preferences(
     )
 
 
+def accuracy_over_seeds(
+    pairs: Sequence[Pair], chosen: NDArray[np.float64], rejected: NDArray[np.float64]
+) -> dict[str, float]:
+    """Accuracy and what it is above the better length baseline, of models of several seeds.
+
+    Args:
+        pairs: each with a human preference.
+        chosen: ``[seeds, pairs]``, each seed's scores of the preferred responses.
+        rejected: ``[seeds, pairs]``.
+
+    Returns:
+        As :meth:`PreferenceEvaluation.metrics` names them; the intervals are of other seeds and
+        other pairs, by :func:`~rmexp.statistics.bootstrap_crossed`.
+    """
+    correct = (chosen > rejected).astype(np.float64)
+    better, groups = _better_length(_longer(pairs)), _groups(pairs)
+    accuracy = bootstrap_crossed(correct, groups=groups, bounds=SHARE)
+    over = bootstrap_crossed(correct - better, groups=groups, bounds=of_differences(SHARE))
+    return {
+        "accuracy": accuracy.estimate,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "over_length_baseline": over.estimate,
+        "over_length_baseline_low": over.low,
+        "over_length_baseline_high": over.high,
+    }
+
+
 def reliability(calibration: Calibration) -> dict[str, list[float]]:
     """What a reliability picture shows: a point a bin."""
     return {
@@ -200,6 +228,21 @@ def reliability(calibration: Calibration) -> dict[str, list[float]]:
         "accuracy": calibration.accuracy.tolist(),
         "count": calibration.count.tolist(),
     }
+
+
+def _longer(pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """Whether always preferring the longer response is right, ``[pairs]``; equal lengths: half."""
+    # A baseline that cannot tell the two apart is right half of the time.
+    return (np.sign([len(p.chosen) - len(p.rejected) for p in pairs]) + 1) / 2
+
+
+def _better_length(longer: NDArray[np.float64]) -> NDArray[np.float64]:
+    return longer if longer.mean() >= 0.5 else 1 - longer
+
+
+def _groups(pairs: Sequence[Pair]) -> list[str]:
+    """What is resampled together."""
+    return [p.group or prompt_text(p.prompt) for p in pairs]
 
 
 def _figures(

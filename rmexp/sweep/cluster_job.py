@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rmexp.reward.checkpoint_files import CHECKPOINTS, last_checkpoint
 from rmexp.sweep import mailbox
 from rmexp.sweep.job import LOG, TrialJob
 from rmexp.trial.record import FILE_NAME
+from rmexp.trial.seed_files import has_progress
 
 _LOOK = 1.0
 
@@ -45,7 +45,7 @@ class ClusterJob:
         job = self.job
         # The scheduler has ended the attempt before this one: the directory is ours alone. One that
         # was preempted before it had a checkpoint here begins as it would have begun.
-        if again and last_checkpoint(directory / CHECKPOINTS):
+        if again and has_progress(directory):
             job = replace(job, resume_from=directory)
 
         from rmexp.trial.schema import trial_config

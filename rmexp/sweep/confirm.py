@@ -142,7 +142,7 @@ def confirm(
         for line in refuse_drift(folder, number, record, on_drift):
             on_event(f"trial {number}: drift: {line}")
     configs = {n: record.trial_config for n, record in records.items()}
-    fresh = fresh_seeds([config.seed for config in configs.values()], seeds)
+    fresh = fresh_seeds([seed for c in configs.values() for seed in c.all_seeds], seeds)
     runs = run_seeds(folder, configs, fresh, executor, on_event=on_event)
     result = _ranked(study.study_name, chosen, configs, fresh, runs)
     write_json(folder.root / FILE_NAME, result.to_plain())

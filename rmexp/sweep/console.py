@@ -161,6 +161,7 @@ def print_best(study: Any, folder: StudyFolder) -> None:
     from rmexp.sweep.rerun import measure_kept
     from rmexp.sweep.study import as_good_as, best_trial
     from rmexp.trial.record import TrialRecord
+    from rmexp.trial.seeds import seed_lines
 
     out = console()
     best = best_trial(study)
@@ -172,9 +173,12 @@ def print_best(study: Any, folder: StudyFolder) -> None:
         named = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
         word = "trial" if len(others) == 1 else "trials"
         out.print(f"  {word} {named} came to the same; rmexp confirm tells them apart")
-    for line in TrialRecord.read(directory).report.get("warnings", ()):
+    record = TrialRecord.read(directory)
+    for line in record.report.get("warnings", ()):
         out.print(f"  note: {line}", markup=False)
     out.print(f"  validation objective {best.value:.4f} (chosen by it, so optimistic)")
+    for line in seed_lines(record):
+        out.print(f"  {line}", markup=False)
     try:
         metrics = measure_kept(folder, int(directory.name))["metrics"]
     except UserError as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rmexp.reward.checkpoint_files import CHECKPOINTS, last_checkpoint, remove_checkpoints
 from rmexp.sweep.ledger import DIRECTORY, Ledger
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL
+from rmexp.trial.seed_files import has_progress, remove_progress, with_progress
 
 
 def keep_models(folder: StudyFolder, ledger: Ledger, config: SweepConfig) -> None:
@@ -36,24 +36,24 @@ def drop_checkpoints(folder: StudyFolder, ledger: Ledger, ended: int) -> None:
     """
     for number in ledger.attempts(ended):
         if not ledger.needs_checkpoints(number):
-            remove_checkpoints(folder.trial(number) / CHECKPOINTS)
+            remove_progress(folder.trial(number))
 
 
 def drop_left_checkpoints(folder: StudyFolder, ledger: Ledger) -> None:
     """The same for what controllers that died meanwhile have left."""
-    for path in folder.trials.glob(f"*/{CHECKPOINTS}"):
-        number = int(path.parent.name) if path.parent.name.isdecimal() else len(ledger.trials)
+    for path in with_progress(folder.trials):
+        number = int(path.name) if path.name.isdecimal() else len(ledger.trials)
         # Others may have begun trials that the ledger has not seen yet.
         if number < len(ledger.trials) and not ledger.needs_checkpoints(number):
-            remove_checkpoints(path)
+            remove_progress(path)
 
 
 def to_go_on_from(folder: StudyFolder, ledger: Ledger, lost: int) -> Path | None:
-    """Directory of the latest attempt with a checkpoint: one that was lost at once has none.
+    """Directory of the latest attempt that came to something: one lost at once has nothing.
 
     Absolute, as a job may run in another folder.
     """
     for number in ledger.attempts(lost):
-        if last_checkpoint(folder.trial(number) / CHECKPOINTS) is not None:
+        if has_progress(folder.trial(number)):
             return folder.trial(number).resolve()
     return None

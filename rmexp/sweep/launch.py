@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,15 +48,25 @@ class SweepPlan:
         assert self.study.study is not None
         return StudyFolder.of(self.study.output_dir, self.study.study)
 
+    @functools.cached_property
+    def _own(self) -> TrialConfig:
+        """The config of the command itself, before any point is chosen."""
+        return trial_config(split_config(self.base)[0])
+
     @property
     def guards(self) -> list[str]:
         """Expressions that a trial must keep."""
-        return trial_config(split_config(self.base)[0]).evaluation.guards
+        return self._own.evaluation.guards
+
+    @property
+    def seeds(self) -> list[int]:
+        """That every trial trains with; empty for one."""
+        return self._own.seeds
 
     @property
     def trainer(self) -> TrainerConfig:
-        """Of the command itself, before any point is chosen."""
-        return trial_config(split_config(self.base)[0]).trainer
+        """Of the command itself."""
+        return self._own.trainer
 
     @property
     def target(self) -> int:
@@ -65,7 +76,7 @@ class SweepPlan:
     @property
     def tracker(self) -> TrackerConfig:
         """Of the command itself."""
-        return trial_config(split_config(self.base)[0]).tracker
+        return self._own.tracker
 
     def config_for(self, values: Mapping[str, Any]) -> TrialConfig:
         """The resolved config of one point.
@@ -226,6 +237,11 @@ def _check_points(plan: SweepPlan) -> None:
                 f"trainer.devices: {config.trainer.devices} at some points and "
                 f"{plan.trainer.devices} at others; slots are cut for one number of ranks, so "
                 "sweep each number in a study of its own"
+            )
+        if config.seeds != plan.seeds:
+            raise UserError(
+                f"seeds: {config.seeds} at some points and {plan.seeds} at others; trials are "
+                "comparable on the same seeds, so give seeds=[...] once, outside the space"
             )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rmexp.errors import DriftError, UserError
-from rmexp.reward.checkpoint_files import CHECKPOINTS, remove_checkpoints
 from rmexp.sweep.drift import config_drift, content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrainerConfig, TrialConfig
+from rmexp.trial.seed_files import remove_progress
 
 if TYPE_CHECKING:
     from rmexp.trial.steps import Report
@@ -109,7 +109,7 @@ def rerun(
     attempt, directory = _free_directory(folder, number)
     identity = TrialIdentity(folder.name, number, attempt, "rerun")
     new = run_trial(config, directory=directory, identity=identity, report=_stopping_as(old))
-    remove_checkpoints(directory / CHECKPOINTS)  # where it failed: nothing goes on from a rerun
+    remove_progress(directory)  # where it failed: nothing goes on from a rerun
     allowed = tolerance_of(config.trainer)
     compared, unequal = compare_records(old, new, allowed)
     kept = folder.trial(number) / MODEL, directory / MODEL

@@ -70,7 +70,7 @@ def rerun_seeds(
     for line in refuse_drift(folder, number, record, on_drift):
         on_event(f"drift: {line}")
     config = with_tracker(record.trial_config, tracker)
-    fresh = fresh_seeds([config.seed], seeds)
+    fresh = fresh_seeds(config.all_seeds, seeds)
     runs = run_seeds(folder, {number: config}, fresh, executor, on_event=on_event)
     return fresh, runs[number]
 
@@ -126,12 +126,11 @@ def _job(
     folder: StudyFolder, number: int, config: TrialConfig, seed: int, threads: int
 ) -> TrialJob:
     update: dict[str, Any] = {
-        "seed": seed,
         "evaluation": config.evaluation.model_copy(update={"test": True}),
     }
     if config.trainer.threads is None:
         update["trainer"] = config.trainer.model_copy(update={"threads": threads})
-    plain = config.model_copy(update=update).to_plain()
+    plain = config.with_seed(seed, **update).to_plain()
     # The seed stands for the attempt, so that each (trial, seed) has a tracker run of its own.
     identity = TrialIdentity(folder.name, number, seed, "confirm")
     return TrialJob(identity, plain, folder.root / "confirm" / f"{number:04d}-seed{seed}")

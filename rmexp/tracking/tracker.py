@@ -16,7 +16,7 @@ class RunInfo:
         id: the same for the same (study, trial, attempt), so that logging again resumes the run.
         name: for people.
         group: the study; None outside a sweep.
-        job_type: trial, confirm, rerun, rate, label, adapter, controller.
+        job_type: trial, confirm, rerun, seed, rate, label, adapter, controller.
         config: plain data, one flat level of dotted keys.
         directory: the tracker writes below it.
         tags: free words.

@@ -236,11 +236,17 @@ def tracker(config: TrackerConfig, info: RunInfo) -> Tracker:
 def run_info(config: TrialConfig, identity: TrialIdentity, directory: Path) -> RunInfo:
     """What identifies a trial's run at the tracker."""
     number = "" if identity.number is None else f"-{identity.number:04d}"
+    if identity.seed is None:
+        run, job_type = directory.name, identity.job_type
+    else:
+        # Beside the trial's own run, which has the means.
+        run, job_type = f"{directory.parent.name}-seed{identity.seed}", "seed"
+        number += f"-seed{identity.seed}"
     return RunInfo(
-        id=identity.run_id or f"run-{directory.name}",
+        id=identity.run_id or f"run-{run}",
         name=f"{identity.study or 'run'}{number}",
         group=identity.study,
-        job_type=identity.job_type,
+        job_type=job_type,
         config=config.to_plain(),
         directory=directory,
     )

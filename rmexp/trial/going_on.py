@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.errors import UserError, looked_in
-from rmexp.reward.checkpoint_files import (
-    CHECKPOINTS,
-    last_checkpoint,
-    read_made_of,
-    remove_checkpoints,
-)
+from rmexp.reward.checkpoint_files import CHECKPOINTS, read_made_of
 from rmexp.tracking.tracker import flatten
-from rmexp.trial.record import TrialRecord
+from rmexp.trial.record import FILE_NAME, TrialRecord
 from rmexp.trial.schema import FREE_KEYS, TrialConfig
+from rmexp.trial.seed_files import has_progress, parts, remove_progress
 
 RUNS = "runs"
 LAST = "last"
@@ -42,7 +38,7 @@ def run_to_go_on(ckpt_path: str, output_dir: Path, config: TrialConfig) -> Path:
         directory = Path(ckpt_path)
         if not directory.is_dir():
             raise UserError(f"ckpt_path: no such folder: {ckpt_path}{looked_in(ckpt_path)}")
-        if last_checkpoint(directory / CHECKPOINTS) is None:
+        if not has_progress(directory):
             raise UserError(
                 f"ckpt_path: {directory} is no run with a checkpoint (trainer.checkpoint_steps)"
             )
@@ -55,14 +51,15 @@ def forget_checkpoints(directory: Path, output_dir: Path) -> None:
 
     Only of single runs: a study looks after its own.
     """
-    run = read_made_of(directory / CHECKPOINTS).get("run")
+    runs = _runs(directory)
+    remove_progress(directory)
     for other in (output_dir / RUNS).glob("*"):
-        if run is not None and read_made_of(other / CHECKPOINTS).get("run") == run:
-            remove_checkpoints(other / CHECKPOINTS)
+        if any(run in runs for run in _runs(other)):
+            remove_progress(other)
 
 
 def _last_run(runs: Path) -> Path:
-    found = [p for p in runs.glob("*") if last_checkpoint(p / CHECKPOINTS) and not _is_over(p)]
+    found = [p for p in runs.glob("*") if has_progress(p) and not _is_over(p)]
     if not found:
         raise UserError(
             f"ckpt_path=last: no unfinished run with a checkpoint below {runs}; a run writes "
@@ -86,9 +83,11 @@ def _is_over(directory: Path) -> bool:
 
 
 def _refuse_other_config(directory: Path, config: TrialConfig) -> None:
-    stored = read_made_of(directory / CHECKPOINTS).get("config")
+    stored = next(filter(None, map(_stored_config, parts(directory))), None)
     if stored is None:
         raise UserError(f"ckpt_path: {directory}: its checkpoint does not tell the run's config")
+    if stored["seed"] in config.seeds and not stored.get("seeds"):
+        config = config.with_seed(stored["seed"])  # what is stored is of one of the seeds
     # Through JSON, as the stored one has gone.
     old, new = flatten(stored), flatten(json.loads(json.dumps(config.to_plain())))
     differing = [
@@ -102,6 +101,19 @@ def _refuse_other_config(directory: Path, config: TrialConfig) -> None:
             f"ckpt_path: {directory}: {'; '.join(differing[:_SHOWN])}{more}; give the same to go "
             "on, or leave ckpt_path out to begin anew"
         )
+
+
+def _runs(directory: Path) -> list[Any]:
+    """Which runs the checkpoints of a trial and of its seeds belong to."""
+    runs = [read_made_of(part / CHECKPOINTS).get("run") for part in parts(directory)]
+    return [run for run in runs if run is not None]
+
+
+def _stored_config(directory: Path) -> dict[str, Any] | None:
+    stored = read_made_of(directory / CHECKPOINTS).get("config")
+    if stored is None and (directory / FILE_NAME).is_file():
+        stored = TrialRecord.read(directory).config  # of a seed that has ended
+    return stored
 
 
 def _said(flat: dict[str, Any], key: str) -> str:

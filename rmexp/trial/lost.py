@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rmexp.trial import assembly
 from rmexp.trial.record import FILE_NAME, TrialIdentity
 from rmexp.trial.schema import TrialConfig, trial_config
+from rmexp.trial.seed_files import seed_directory
 
 
 def close_lost_run(
@@ -26,6 +28,10 @@ def close_lost_run(
     """
     if (directory / FILE_NAME).exists():
         return False
+    for seed in config.seeds:
+        own = seed_directory(directory, seed)
+        if own.is_dir():
+            close_lost_run(config.with_seed(seed), replace(identity, seed=seed), own, reason)
     tracker = assembly.tracker(config.tracker, assembly.run_info(config, identity, directory))
     tracker.finish("failed", reason, {})
     return True

@@ -7,6 +7,7 @@ from pathlib import Path
 from rmexp.evaluation.headline import headline
 from rmexp.reward.model import CARD, HOW_IT_WAS_MADE
 from rmexp.trial.record import TrialRecord
+from rmexp.trial.schema import TrialConfig
 
 
 def add_to_card(record: TrialRecord, model: Path) -> None:
@@ -22,6 +23,13 @@ def add_to_card(record: TrialRecord, model: Path) -> None:
     path.write_text(f"{written}\n{text}", encoding="utf-8")
 
 
+def _seed(config: TrialConfig) -> str:
+    if not config.seeds:
+        return f"seed {config.seed}"
+    named = ", ".join(map(str, config.seeds))
+    return f"seed {config.seeds[0]} of the seeds {named}, over which the numbers below are means"
+
+
 def _lines(record: TrialRecord) -> list[str]:
     config, metrics = record.trial_config, record.metrics
     data, identity = config.data, record.identity
@@ -33,7 +41,7 @@ def _lines(record: TrialRecord) -> list[str]:
     rater = record.fingerprints.get("rater", {}).get("kind", config.rater.kind)
     rules = config.rules.name if config.rules.path is None else config.rules.path
     lines = [
-        f"- Trial: {trial}, {record.times.get('started', '')}, seed {config.seed}.",
+        f"- Trial: {trial}, {record.times.get('started', '')}, {_seed(config)}.",
         f"- Data: `{source}`, {metrics.get('train/pairs', 0):.0f} training pairs.",
         f"- Rules: `{rules}`; rated by `{rater}`; selection `{config.selection.strategy}`, "
         f"r = {config.r}, gamma = {config.gamma:g}. The labels are the rules', not people's.",

@@ -27,19 +27,22 @@ class TrialIdentity:
         number: the trial's number in it.
         attempt: 0 at first, one more each time the trial is taken up again.
         job_type: trial, confirm or rerun.
+        seed: which of the trial's seeds; None for the trial itself.
     """
 
     study: str | None = None
     number: int | None = None
     attempt: int = 0
     job_type: str = "trial"
+    seed: int | None = None
 
     @property
     def run_id(self) -> str | None:
         """The tracker's run id, the same for the same attempt; None for a single run."""
         if self.study is None:
             return None
-        return f"{self.study}-{self.job_type}-{self.number}-{self.attempt}"
+        seed = "" if self.seed is None else f"-seed{self.seed}"
+        return f"{self.study}-{self.job_type}-{self.number}-{self.attempt}{seed}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class TrialRecord:
         config: the resolved config as plain data.
         identity: which trial of which study.
         metrics: flat numbers: ``validation/...``, ``train/...``, ``labels/...``, ``ratings/...``.
-        history: one dict an epoch.
+        history: one dict an epoch; counted on over several seeds, with the ``seed`` of each.
         fingerprints: of pairs, splits, rules, rater, labels, model and code.
         versions: of Python and the libraries whose change could move a result.
         times: seconds of each step, and the start as ISO time.
@@ -73,7 +76,7 @@ class TrialRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     fingerprints: dict[str, Any] = field(default_factory=dict)
-    seeds: dict[str, int] = field(default_factory=dict)
+    seeds: dict[str, int | list[int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     times: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)

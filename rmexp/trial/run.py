@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback as traceback_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rmexp.errors import UserError
 from rmexp.reward.checkpoint_files import CHECKPOINTS, NEXT, remove_checkpoints
@@ -25,10 +25,7 @@ from rmexp.trial.ranks import check_can_start, run_ranks
 from rmexp.trial.reading import evaluation_sets
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
-
-if TYPE_CHECKING:
-    pass
-
+from rmexp.trial.seeds import run_seeds
 from rmexp.trial.steps import (
     Advance,
     Progress,
@@ -57,6 +54,8 @@ def run_trial(
     must_resume: bool = False,
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
+
+    With several seeds each is trained by itself, see :func:`rmexp.trial.seeds.run_seeds`.
 
     Args:
         config: the resolved config.
@@ -92,6 +91,11 @@ def run_trial(
     how: dict[str, Any] = {"directory": directory, "identity": identity, "report": report}
     how |= {"progress": progress, "advance": advance}
     how |= {"resume_from": resume_from, "must_resume": must_resume}
+    return run_seeds(config, _run_one, **how) if config.seeds else _run_one(config, **how)
+
+
+def _run_one(config: TrialConfig, **how: Any) -> TrialRecord:
+    """One training, in this process or in one for each rank."""
     return run_ranks(config, **how) if config.trainer.ranks > 1 else run_here(config, **how)
 
 

@@ -259,6 +259,11 @@ class TrialConfig(LabellingConfig):
     )
     epochs: int = Field(2, ge=1, description="passes over the training pairs")
     seed: int = Field(0, ge=0, description="of the score head, the order of pairs and dropout")
+    seeds: list[int] = Field(
+        default_factory=list,
+        description="train once with each of them, in place of `seed`; objective and metrics are "
+        "the means",
+    )
     model: ModelConfig = ModelConfig()
     peft: PeftConfig = PeftConfig()
     loss: LossConfig = LossConfig()
@@ -272,6 +277,19 @@ class TrialConfig(LabellingConfig):
         if not math.isfinite(value):
             raise ValueError(f"must be finite, got {value}")
         return value
+
+    @field_validator("seeds", mode="after")
+    @classmethod
+    def _seeds_are_different(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value) or any(seed < 0 for seed in value):
+            raise ValueError(f"must be different integers, 0 or more, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_seed_and_seeds(self) -> TrialConfig:
+        if self.seeds and self.seed != 0:
+            raise ValueError(f"seed={self.seed}: has no effect beside seeds={self.seeds}")
+        return self
 
     @model_validator(mode="after")
     def _qlora_has_gpus(self) -> TrialConfig:
@@ -293,6 +311,15 @@ class TrialConfig(LabellingConfig):
                 "weights"
             )
         return self
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Each seed that the trial trains with."""
+        return tuple(self.seeds) or (self.seed,)
+
+    def with_seed(self, seed: int, **update: Any) -> TrialConfig:
+        """The config with that seed alone, and with other keys replaced."""
+        return self.model_copy(update={"seed": seed, "seeds": [], **update})
 
     def to_plain(self) -> dict[str, Any]:
         """Plain JSON data, from which :func:`trial_config` reads an equal config."""

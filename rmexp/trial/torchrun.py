@@ -48,6 +48,10 @@ def run_under_torchrun(
     Raises:
         UserError: torchrun has started another number of ranks than the config asks for.
     """
+    if config.seeds:
+        raise UserError(
+            "seeds: under torchrun a run trains with one seed; give seed=N, a run for each"
+        )
     wanted, found = config.trainer.devices, int(os.environ["LOCAL_WORLD_SIZE"])
     nodes, groups = config.trainer.nodes, int(os.environ["WORLD_SIZE"]) // found
     if (wanted, nodes) != (found, groups):

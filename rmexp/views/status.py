@@ -100,7 +100,8 @@ def step_of(trial: TrialView) -> str:
     if trial.directory is None:
         return ""
     for line in reversed(_tail(trial.directory / "log.txt")):
-        if line.strip() in _STEPS:
+        # Of a trial of several seeds "seed N: " stands before it.
+        if line.strip().rpartition(": ")[2] in _STEPS:
             return line.strip()
     return ""
 

@@ -8,6 +8,7 @@ from typing import Any
 from rmexp.evaluation.headline import headline
 from rmexp.preferences.report import ReadReport
 from rmexp.trial.record import TrialRecord
+from rmexp.trial.seeds import seed_lines
 
 # What the first lines say already.
 _TOLD = (
@@ -39,7 +40,7 @@ def trial_lines(record: TrialRecord) -> list[str]:
     if record.objective is None:
         return [*lines, "", "nothing was measured: no pair outside training has a preference"]
     formula = record.config["evaluation"]["objective"]
-    return [*lines, "", f"objective {formula} = {record.objective}"]
+    return [*lines, "", f"objective {formula} = {record.objective}", *seed_lines(record)]
 
 
 def metric_rows(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
