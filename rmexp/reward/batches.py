@@ -107,10 +107,20 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class BatchIndex:
-    """Which pairs one rank takes in one step, with the weight of the whole step."""
+    """Which pairs one rank runs at once, with the weight of the whole step."""
 
     index: NDArray[np.int64]
     global_weight: float
+
+
+def micro_batches(pairs: int, micro_batch_pairs: int | None, ranks: int) -> int:
+    """How many parts a step of so many pairs over all ranks is run in, the same on every rank.
+
+    >>> micro_batches(16, 3, ranks=2), micro_batches(16, None, ranks=2)
+    (3, 1)
+    """
+    most = -(-pairs // ranks)
+    return -(-most // (micro_batch_pairs or most))
 
 
 class PairSampler:
@@ -118,6 +128,15 @@ class PairSampler:
 
     Every rank draws the same order and takes its own stride, so any number of ranks sees the same
     global batches and knows their weight without asking the others.
+
+    Args:
+        count: pairs there are.
+        batch_pairs: of them in an optimiser step, over all ranks.
+        seed: of the order.
+        weight: of each pair, ``[pairs]``; None for equal ones.
+        rank, ranks: which this one is, and how many there are.
+        shuffle: a fresh order each epoch, else the given one.
+        micro_batch_pairs: most pairs that a rank runs at once; None for all that are its own.
     """
 
     def __init__(
@@ -130,6 +149,7 @@ class PairSampler:
         rank: int = 0,
         ranks: int = 1,
         shuffle: bool = True,
+        micro_batch_pairs: int | None = None,
     ) -> None:
         self.count = count
         self.batch_pairs = batch_pairs
@@ -137,6 +157,7 @@ class PairSampler:
         self.weight = np.ones(count) if weight is None else np.asarray(weight, dtype=np.float64)
         self.rank, self.ranks = rank, ranks
         self.shuffle = shuffle
+        self.micro_batch_pairs = micro_batch_pairs
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -144,7 +165,11 @@ class PairSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_pairs)
+        whole, rest = divmod(self.count, self.batch_pairs)
+        return whole * self._parts(self.batch_pairs) + (self._parts(rest) if rest else 0)
+
+    def _parts(self, pairs: int) -> int:
+        return micro_batches(pairs, self.micro_batch_pairs, self.ranks)
 
     def __iter__(self) -> Iterator[BatchIndex]:
         order = np.arange(self.count)
@@ -153,9 +178,10 @@ class PairSampler:
         for start in range(0, self.count, self.batch_pairs):
             batch = order[start : start + self.batch_pairs]
             own = batch[self.rank :: self.ranks]
-            # A rank without a pair must still take part in the step: filling without weight.
-            own = own if len(own) else np.array([-1])
-            yield BatchIndex(own, float(self.weight[batch].sum()))
+            weight = float(self.weight[batch].sum())
+            for part in np.array_split(own, self._parts(len(batch))):
+                # A rank without a pair must still take part: filling without weight.
+                yield BatchIndex(part if len(part) else np.array([-1]), weight)
 
 
 class PairDataset:
@@ -164,8 +190,8 @@ class PairDataset:
     Args:
         data: the pairs.
         classifier: the model that will run them.
-        token_budget: tokens in one rectangle; those of a batch run one after the other, and all are
-            kept until its backward pass.
+        token_budget: tokens in one rectangle; those of a micro-batch run one after the other, and
+            all are kept until its backward pass.
         share_prompts: whether the two sides of a pair run their common beginning once.
         states: frozen states of the chosen, then of the rejected sides.
     """

@@ -56,7 +56,8 @@ class KeepLast(pl.Callback):
     ) -> None:
         """Save where it is time; the old checkpoint stays until the new one is whole."""
         last = batch_index + 1 >= trainer.num_training_batches
-        if last or trainer.global_step - self._saved_at < self.every:
+        within_step = (batch_index + 1) % trainer.accumulate_grad_batches
+        if last or within_step or trainer.global_step - self._saved_at < self.every:
             return
         self._saved_at = trainer.global_step
         if trainer.is_global_zero:

@@ -56,6 +56,7 @@ class PairLoaders(pl.LightningDataModule):
         classifier: the model that will run them.
         frozen: where its frozen layers' states are kept, None to run the layers.
         batch_pairs: pairs in one optimiser step, over all ranks.
+        micro_batch_pairs: most pairs that a rank runs at once; None for all that are its own.
         token_budget: tokens in one rectangle.
         share_prompts: whether the sides of a pair run their common beginning once.
         shuffle: a fresh order of the training pairs each epoch, else the given one.
@@ -70,6 +71,7 @@ class PairLoaders(pl.LightningDataModule):
         frozen: FrozenStates | None,
         *,
         batch_pairs: int,
+        micro_batch_pairs: int | None,
         token_budget: int,
         share_prompts: bool,
         shuffle: bool,
@@ -78,6 +80,7 @@ class PairLoaders(pl.LightningDataModule):
         super().__init__()
         self.classifier, self.frozen = classifier, frozen
         self.batch_pairs, self.shuffle, self.seed = batch_pairs, shuffle, seed
+        self.micro_batch_pairs = micro_batch_pairs
 
         def dataset(pairs: TokenisedPairs) -> PairDataset:
             return PairDataset(
@@ -100,7 +103,13 @@ class PairLoaders(pl.LightningDataModule):
             pairs = dataset.data
             dataset.states = self.frozen.states([*pairs.chosen, *pairs.rejected])
 
-    def _loader(self, dataset: PairDataset, shuffle: bool, batch_pairs: int) -> PairLoader:
+    def _loader(
+        self,
+        dataset: PairDataset,
+        shuffle: bool,
+        batch_pairs: int,
+        micro_batch_pairs: int | None = None,
+    ) -> PairLoader:
         assert self.trainer is not None
         sampler = PairSampler(
             len(dataset),
@@ -110,12 +119,13 @@ class PairLoaders(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             ranks=self.trainer.world_size,
             shuffle=shuffle,
+            micro_batch_pairs=micro_batch_pairs,
         )
         return PairLoader(dataset, sampler)
 
     def train_dataloader(self) -> PairLoader:
         """Training pairs."""
-        return self._loader(self._train, self.shuffle, self.batch_pairs)
+        return self._loader(self._train, self.shuffle, self.batch_pairs, self.micro_batch_pairs)
 
     def val_dataloader(self) -> Any:
         """Validation pairs in order; wide batches, since without gradients they cost no memory."""

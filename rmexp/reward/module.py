@@ -158,7 +158,8 @@ class RewardModule(pl.LightningModule):
         self._epoch_plain_tokens += batch.plain_tokens
         self._epoch_pairs += int((batch.index >= 0).sum())
         share = (losses * batch.weight).sum() / max(batch.global_weight, 1e-12)
-        return share * self.trainer.world_size
+        # Lightning divides by the number of micro-batches, as if each had a mean of its own.
+        return share * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: PairBatch, batch_index: int) -> None:
         """Rewards and plain Bradley-Terry loss of held-out human preferences."""

@@ -28,7 +28,7 @@ from rmexp.backbone.tokens import TokenStore
 from rmexp.errors import UserError
 from rmexp.fingerprint import Fingerprint, fingerprint
 from rmexp.preferences.pair import Pair
-from rmexp.reward.batches import tokenise_pairs
+from rmexp.reward.batches import micro_batches, tokenise_pairs
 from rmexp.reward.checkpoint import KeepLast, why_never
 from rmexp.reward.checkpoint_files import (
     CHECKPOINTS,
@@ -92,6 +92,7 @@ def train_reward_model(
     max_length: int = 1024,
     template: TemplateName = "auto",
     precision: Precision = "32",
+    micro_batch_pairs: int | None = None,
     token_budget: int = 512,
     share_prompts: bool = True,
     frozen_cache_bytes: int = FROZEN_CACHE_BYTES,
@@ -134,15 +135,17 @@ def train_reward_model(
         schedule: after the rise, linear decay to zero over the run, or constant.
         gradient_clip: largest norm of the whole gradient, None for no clipping.
         epochs: passes over the pairs.
-        batch_pairs: pairs in one optimiser step, over all ranks; what they compute is kept until
-            the step's one backward pass, so that memory grows with them.
+        batch_pairs: pairs in one optimiser step, over all ranks.
+        micro_batch_pairs: pairs that a rank runs before it goes back: what they compute is all
+            that is kept, whatever a step's size, and the step is the same but for rounding. None
+            for all at once.
         shuffle: a fresh seeded order each epoch; else the given order.
         max_length: tokens of prompt and response; the prompt is cut from its left.
         template: auto, chat, plain or pair.
         precision: 32, or bf16: products in bfloat16; trained weights, head and loss stay in
             float32, so that small updates are not rounded away.
-        token_budget: tokens in one forward pass, of which a step may take several; for speed, not
-            for memory. On a CPU 512 at most.
+        token_budget: tokens in one forward pass, of which a micro-batch may take several; for
+            speed, not for memory. On a CPU 512 at most.
         share_prompts: whether the sides of a pair run their common beginning once (causal models;
             the scores are the same).
         frozen_cache_bytes: room on disk for what frozen layers give (head_only, last_k), 0 to run
@@ -216,6 +219,7 @@ def train_reward_model(
             classifier,
             frozen,
             batch_pairs=batch_pairs,
+            micro_batch_pairs=micro_batch_pairs,
             token_budget=token_budget,
             share_prompts=share_prompts,
             shuffle=shuffle,
@@ -243,6 +247,7 @@ def train_reward_model(
             "optimiser": asdict(optimiser),
             "epochs": epochs,
             "batch_pairs": batch_pairs,
+            "micro_batch_pairs": micro_batch_pairs,
             "shuffle": shuffle,
             "precision": precision,
             "token_budget": token_budget,
@@ -313,6 +318,7 @@ def train_reward_model(
                 sharded_checkpoints=sharded_checkpoints,
             ),
             max_epochs=epochs,
+            accumulate_grad_batches=micro_batches(batch_pairs, micro_batch_pairs, devices * nodes),
             default_root_dir=directory,
             deterministic="warn" if deterministic and accelerator != "cpu" else None,
             plugins=[environment],

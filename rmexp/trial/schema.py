@@ -190,11 +190,17 @@ class TrainerConfig(Section):
     )
     precision: Literal["32", "bf16"] = "32"
     batch_pairs: int = Field(16, ge=1, description="pairs in an optimiser step, over all devices")
+    micro_batch_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="pairs that a device runs before it goes back, which bounds the memory of a "
+        "step of any size; None: all at once. The step is the same but for rounding",
+    )
     token_budget: int = Field(
         512,
         ge=1,
         description="tokens in one forward pass, a longer text alone; on a CPU 512 at most; for "
-        "speed, not for memory: all passes of a step are kept until its backward pass",
+        "speed, not for memory: all passes of a micro-batch are kept until its backward pass",
     )
     warmup_steps: int = Field(
         10,

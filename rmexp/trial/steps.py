@@ -298,6 +298,7 @@ def train(
         learning_rate=config.learning_rate,
         epochs=config.epochs,
         batch_pairs=config.trainer.batch_pairs,
+        micro_batch_pairs=config.trainer.micro_batch_pairs,
         token_budget=config.trainer.token_budget,
         warmup_steps=config.trainer.warmup_steps,
         weight_decay=config.trainer.weight_decay,

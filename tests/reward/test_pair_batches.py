@@ -98,6 +98,7 @@ def test_frozen_states_are_computed_on_the_ranks_own_device(store: TokenStore, t
         classifier,
         frozen,
         batch_pairs=1,
+        micro_batch_pairs=None,
         token_budget=64,
         share_prompts=True,
         shuffle=False,

@@ -146,6 +146,21 @@ def test_two_ranks_equal_one(
                 assert new[key] == pytest.approx(old[key], abs=1e-5), key
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_ranks_take_a_step_in_parts(
+    strategy: str, tmp_path: Path, cache: Path, one_rank: Callable[..., Path]
+):
+    """In parts of one pair a rank; of the last batch one rank's second part is empty."""
+    alone = one_rank()
+    assert start(tmp_path, cache, ranks=2, strategy=strategy, micro_batch_pairs=1) == 0
+    one, two = weights(alone), weights(tmp_path)
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    first, second = (json.loads((f / "history.json").read_text()) for f in (alone, tmp_path))
+    for old, new in zip(first, second, strict=True):
+        for key in ("step", "train/loss", "train/gradient_norm", "validation/loss"):
+            assert new[key] == pytest.approx(old[key], abs=1e-5), key
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_sharded_ranks_with_unequal_texts(kind: str, tmp_path: Path, cache: Path):
     """One rank's texts are long and cut into more rectangles, of which each gathers weights."""
