@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from rmexp.errors import UserError
 from rmexp.sweep.claims import Claims
+from rmexp.sweep.endings import Endings
 from rmexp.sweep.failures import Failure
 from rmexp.sweep.job import Ended, Executor, TrialJob
 from rmexp.sweep.kept_models import (
-    drop_checkpoints,
     drop_left_checkpoints,
     keep_models,
     to_go_on_from,
@@ -33,8 +33,6 @@ from rmexp.sweep.ledger import (
     Wait,
     params_key,
 )
-from rmexp.sweep.mailbox import give_up
-from rmexp.sweep.outcome import OUTCOME, outcome_attrs
 from rmexp.sweep.progress import Progress, said
 from rmexp.sweep.samplers import listed_points, make_sampler, target_of
 from rmexp.sweep.schema import SweepConfig
@@ -43,7 +41,6 @@ from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
 
-_DEAD_CONTROLLER = Failure("lost_worker", "interrupted: its controller ended")
 _REFUSED_WAIT = 30.0  # seconds until the executor is asked again
 ConfigFor = Callable[[dict[str, Any]], TrialConfig]
 
@@ -93,7 +90,6 @@ class Controller:
     _looked: float = -float("inf")
     _held_until: float = -float("inf")
     _ended: int = 0
-    _failures: int = 0
 
     def run(self) -> None:
         """Run to the target, the time limit or the failure limit.
@@ -107,6 +103,16 @@ class Controller:
         self._listed = {params_key(p): p for p in listed_points(self.config, self.space)}
         target = target_of(self.config, self._listed)
         self._claims = Claims(self.study, self._ledger, registration.id, target)
+        self._endings = Endings(
+            self.study,
+            self.folder,
+            self.config,
+            self._ledger,
+            self._claims,
+            say=self._say,
+            job_of=self._job_of,
+            on_lost=self.on_lost,
+        )
         try:
             with registration.held(self.config.lease):
                 # The trials of a controller that was killed first: they have failed by that.
@@ -140,7 +146,7 @@ class Controller:
                 for one in ended:
                     self._settle(one)
                 self._stop_late_trials()
-                if ended or self._waiting:
+                if self._waiting:
                     self._ledger.refresh()
             elif self._waiting:
                 time.sleep(self._patience())
@@ -164,7 +170,7 @@ class Controller:
             self._claims.withdraw(trial)
         for number, trial in list(self._ledger.running.items()):
             if number in self._jobs:
-                self._take_up(trial, Failure(INTERRUPTED, "the sweep was stopped"))
+                self._endings.of_orphan(trial, Failure(INTERRUPTED, "the sweep was stopped"))
 
     def _look_around(self) -> None:
         """Fail the trials of dead controllers; now and then, as each look asks the storage."""
@@ -176,52 +182,15 @@ class Controller:
         living = self._observer.living(self.study)
         for number, orphan in list(self._ledger.running.items()):
             if orphan.user_attrs.get(CONTROLLER) not in living:
-                self._take_up(orphan)
+                self._endings.of_orphan(orphan)
             elif orphan.user_attrs[CONTROLLER] == self._observer.me and not self._has(number):
                 # Ours, and yet it does not run: told while the storage did not answer.
-                self._take_up(orphan)
+                self._endings.of_orphan(orphan)
         self._ledger.refresh()
         for number, job in self._jobs.items():
             if number not in self._ledger.running and job.stopped is None:
                 job.stopped = Failure("lost_worker", "given up by another controller")
                 self.executor.cancel(number)
-
-    def _take_up(
-        self,
-        orphan: FrozenTrial,
-        failure: Failure = _DEAD_CONTROLLER,
-    ) -> None:
-        """End a trial that nobody runs: by its record if it had finished, else as failed."""
-        number = orphan.number
-        trial = Trial(self.study, orphan._trial_id)
-        if DIRECTORY not in orphan.user_attrs and self._ledger.is_second(orphan):
-            # Its controller died before it could withdraw: to owe its point would run it twice.
-            self._claims.withdraw(trial)
-            return
-        try:
-            record = TrialRecord.read(self.folder.trial(number))
-        except UserError:
-            record = None
-        if record is not None and record.state != "failed" and record.objectives:
-            if self._tell(trial, record):
-                self._say(f"trial {number} had finished ({record.state})")
-            return
-        if record is not None and record.state == "failed":
-            failure = Failure.of_record(record)
-        if self._claims.fail(trial, failure, self._retries(failure)):
-            # On a cluster it may run on without its controller.
-            give_up(self.folder.trial(number))
-            if record is None and DIRECTORY in orphan.user_attrs:
-                self._tell_lost(trial, failure)
-            self._say(f"trial {number} was interrupted: {self._then(number)}")
-            drop_checkpoints(self.folder, self._ledger, number)
-
-    def _tell_lost(self, trial: Trial, failure: Failure) -> None:
-        try:
-            config = self.config_for(self.space.values(trial.params))
-        except (KeyError, UserError):
-            return  # Its dead controller searched another space; the storage has the reason.
-        self.on_lost(self._job(trial, config), failure.reason)
 
     def _fill_slots(self) -> None:
         self._place_waiting()
@@ -258,7 +227,7 @@ class Controller:
                 del self._waiting[number]
             elif done is not None:
                 del self._waiting[number]
-                self._copy(trial, done)
+                self._endings.as_copy(trial, done)
             elif self._is_late():
                 del self._waiting[number]
                 self._claims.withdraw(trial)
@@ -285,7 +254,7 @@ class Controller:
         try:
             config = self.config_for(self.space.values(trial.params))
         except UserError as error:
-            self._fail(trial, Failure("user_error", str(error)))
+            self._endings.as_failed(trial, Failure("user_error", str(error)))
             return
         if config.trainer.threads is None:
             threads = {"threads": self.executor.threads}
@@ -304,7 +273,7 @@ class Controller:
                 self._claims.withdraw(trial)
                 raise
             # A scheduler that is busy for a while must not end what runs.
-            self._fail(trial, Failure(INTERRUPTED, f"could not be started: {error}"))
+            self._endings.as_failed(trial, Failure(INTERRUPTED, f"could not be started: {error}"))
             self._held_until = time.monotonic() + _REFUSED_WAIT
             return
         self._jobs[number] = _Job(trial)
@@ -317,23 +286,16 @@ class Controller:
         directory = self.folder.trial(trial.number).resolve()
         return TrialJob(identity, config.to_plain(), directory, self._resume_from(trial))
 
+    def _job_of(self, trial: Trial) -> TrialJob | None:
+        """The job of a trial that a dead controller has begun."""
+        try:
+            return self._job(trial, self.config_for(self.space.values(trial.params)))
+        except (KeyError, UserError):
+            return None  # It searched another space.
+
     def _resume_from(self, trial: Trial) -> Path | None:
         old = trial.user_attrs.get(RETRY_OF)
         return None if old is None else to_go_on_from(self.folder, self._ledger, old)
-
-    def _copy(self, trial: Trial, other: FrozenTrial) -> None:
-        """End a trial as an equal one has ended: same config, same seed, same result."""
-        copied = {k: other.user_attrs[k] for k in (DIRECTORY, *OUTCOME) if k in other.user_attrs}
-        if self._claims.note(trial, {"duplicate_of": other.number, **copied}):
-            if other.state == TrialState.PRUNED:
-                for epoch, value in other.intermediate_values.items():
-                    trial.report(value, epoch)
-                self._claims.prune(trial)
-            else:
-                self._claims.complete(trial, other.values)
-        self._ledger.refresh()
-        drop_checkpoints(self.folder, self._ledger, trial.number)
-        self._say(f"trial {trial.number} repeats trial {other.number}: copied")
 
     def _on_report(self, number: int, epoch: int, value: float) -> bool:
         trial = self._jobs[number].trial
@@ -351,15 +313,15 @@ class Controller:
         if failure is None and ended.lost:
             failure = Failure("lost_worker", ended.lost)
         if failure is not None:
-            self._fail(job.trial, failure, ended.job if ended.lost else None)
+            self._endings.as_failed(job.trial, failure, ended.job if ended.lost else None)
             return
         record = TrialRecord.read(ended.job.directory)
         if record.state == "failed":
-            self._fail(job.trial, Failure.of_record(record))
+            self._endings.as_failed(job.trial, Failure.of_record(record))
         elif record.state == "complete" and not record.objectives:
             reason = "no validation pair was measured, so there is no objective"
-            self._fail(job.trial, Failure("user_error", reason))
-        elif not self._tell(job.trial, record):
+            self._endings.as_failed(job.trial, Failure("user_error", reason))
+        elif not self._endings.by_record(job.trial, record):
             self._say(f"trial {number} had been given up: its result does not count")
         elif record.state == "pruned":
             self._say(f"trial {number} {record.reason}")
@@ -367,46 +329,6 @@ class Controller:
             values = ", ".join(f"{v:.4f}" for v in record.objectives)
             self._say(f"trial {number} complete: {values}")
         keep_models(self.folder, self._ledger, self.config)
-
-    def _tell(self, trial: Trial, record: TrialRecord) -> bool:
-        """Tell a record's result; False where the trial was given up meanwhile."""
-        if not self._claims.note(trial, outcome_attrs(record)):
-            return False
-        if record.state == "pruned":
-            told = self._claims.prune(trial)
-        else:
-            told = self._claims.complete(trial, record.objectives)
-        self._ledger.refresh()
-        drop_checkpoints(self.folder, self._ledger, trial.number)
-        return told
-
-    def _fail(self, trial: Trial, failure: Failure, lost: TrialJob | None = None) -> None:
-        number = trial.number
-        if not self._claims.fail(trial, failure, self._retries(failure)):
-            self._say(f"trial {number} had been given up: its result does not count")
-            return
-        if lost is not None:
-            self.on_lost(lost, failure.reason)
-        self._ledger.refresh()
-        drop_checkpoints(self.folder, self._ledger, number)
-        self._say(f"trial {number} failed: {failure.reason}; {self._then(number)}")
-        if self._ledger.is_owed(number):
-            return
-        self._failures += 1
-        if self._failures > self.config.max_failures:
-            raise UserError(
-                f"sweep.max_failures: {self._failures} trials failed in this run, the last with: "
-                f"{failure.reason} (log: {self.folder.trial(number) / 'log.txt'})"
-            )
-
-    def _retries(self, failure: Failure) -> int:
-        if failure.kind == INTERRUPTED:
-            return 0  # runs again whatever was retried before
-        return self.config.retry.get(failure.kind, 0)
-
-    def _then(self, number: int) -> str:
-        self._ledger.refresh()
-        return "its point runs again" if self._ledger.is_owed(number) else "it is not run again"
 
     def _stop_late_trials(self) -> None:
         limit = self.config.trial_timeout
