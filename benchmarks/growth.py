@@ -1,10 +1,12 @@
 """Pairs a second and peak memory of training as the data grows, with a tiny random backbone.
 
 Each size is a process of its own: it reads a JSONL file of synthetic pairs, tokenises them once,
-makes batches and trains for the same slice of time, over as many epochs as fit. Memory is told in
-three parts. `base` is the process before it reads anything, libraries included. `data` is
-what the pairs themselves take, texts and tokens, and is told a pair. `training` is how much the
-peak rises from the first step on: that must not grow with the number of pairs.
+makes batches and trains for the same slice of time, over as many epochs as fit. The sizes take
+turns and the median is told, so that a machine that slows down meanwhile does not pass for growth;
+the rates of single turns stand beside it. Memory is told in three parts. `base` is the process
+before it reads anything, libraries included. `data` is what the pairs themselves take, texts and
+tokens, and is told a pair. `training` is how much the peak rises from the first step on: that must
+not grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--seconds", type=float, default=40.0, help="of training, at each size")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--turns", type=int, default=3, help="of each size")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
@@ -51,26 +55,32 @@ def main() -> None:
     with ResultsFile("growth") as results, tempfile.TemporaryDirectory() as scratch:
         results.line(
             f"tiny random Llama (2 layers of 64), 16 pairs a batch, {arguments.threads} threads, "
-            f"{arguments.seconds:g} s of training at each size"
+            f"{arguments.seconds:g} s of training at each size, median of {arguments.turns} turns"
         )
         results.line(
             f"{'pairs':>8}{'trained':>9}{'pairs/s':>9}{'ratio':>7}{'read s':>8}{'tokens s':>9}"
-            f"{'base MB':>9}{'data MB':>9}{'kB/pair':>9}{'training MB':>13}{'peak MB':>9}"
+            f"{'base MB':>9}{'data MB':>9}{'kB/pair':>9}{'training MB':>13}"
+            f"{'peak MB':>9}  pairs/s by turn"
         )
+        turns: dict[int, list[dict[str, float]]] = {size: [] for size in arguments.sizes}
+        for _ in range(arguments.turns):
+            for size in arguments.sizes:
+                path = Path(scratch) / f"{size}.jsonl"
+                write_pairs(path, size)
+                turns[size].append(own_process(path, arguments))
+                path.unlink()
         first: dict[str, float] | None = None
-        for size in arguments.sizes:
-            path = Path(scratch) / f"{size}.jsonl"
-            write_pairs(path, size)
-            row = own_process(path, arguments)
+        for size, rows in turns.items():
+            row = {name: statistics.median(each[name] for each in rows) for name in rows[0]}
             first = first or row
             data = row["data_mb"]
+            rates = " ".join(f"{each['rate']:.0f}" for each in rows)
             results.line(
                 f"{size:>8}{row['trained']:>9.0f}{row['rate']:>9.1f}"
                 f"{row['rate'] / first['rate']:>7.2f}{row['read_s']:>8.2f}{row['tokens_s']:>9.2f}"
                 f"{row['base_mb']:>9.0f}{data:>9.0f}{1000 * data / size:>9.2f}"
-                f"{row['training_mb']:>13.0f}{row['peak_mb']:>9.0f}"
+                f"{row['training_mb']:>13.0f}{row['peak_mb']:>9.0f}  {rates}"
             )
-            path.unlink()
 
 
 def write_pairs(path: Path, size: int) -> None:

@@ -87,7 +87,7 @@ def rerun(words: list[str]) -> None:
     # A copied duplicate has no directory of its own.
     source = trials[number].user_attrs.get("duplicate_of", number)
     if options.seeds is not None:
-        _rerun_seeds(folder, source, options)
+        _rerun_seeds(study, folder, source, options)
         return
     result = run_again(folder, source, on_drift=options.on_drift, tracker=options.tracker)
     for line in result.drift:
@@ -106,7 +106,9 @@ def rerun(words: list[str]) -> None:
         sys.exit(1)
 
 
-def _rerun_seeds(folder: StudyFolder, number: int, options: argparse.Namespace) -> None:
+def _rerun_seeds(
+    study: optuna.Study, folder: StudyFolder, number: int, options: argparse.Namespace
+) -> None:
     from rmexp.sweep.confirm import accuracy_interval
     from rmexp.sweep.console import console
     from rmexp.sweep.seed_runs import rerun_seeds
@@ -117,7 +119,7 @@ def _rerun_seeds(folder: StudyFolder, number: int, options: argparse.Namespace) 
         seeds, runs = rerun_seeds(
             folder,
             number,
-            _executor(options, trainer),
+            _executor(options, study, folder, trainer),
             seeds=options.seeds,
             on_drift=options.on_drift,
             tracker=options.tracker,
@@ -177,7 +179,7 @@ def confirm(words: list[str]) -> None:
         result = run_confirmation(
             study,
             folder,
-            _executor(options, first.trial_config.trainer),
+            _executor(options, study, folder, first.trial_config.trainer),
             top=options.top,
             seeds=options.seeds,
             on_drift=options.on_drift,
@@ -298,14 +300,31 @@ def _add_on_drift(parser: argparse.ArgumentParser) -> None:
 
 def _add_runner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", type=int, help="runs at once; chosen by the cores by default")
-    parser.add_argument("--inline", action="store_true", help="one after the other, here")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--inline", action="store_true", help="one after the other, here")
+    where.add_argument(
+        "--as-swept",
+        action="store_true",
+        help="where the sweep ran its trials, such as on its cluster; on this machine by default",
+    )
 
 
-def _executor(options: argparse.Namespace, trainer: TrainerConfig) -> Executor:
+def _executor(
+    options: argparse.Namespace, study: optuna.Study, folder: StudyFolder, trainer: TrainerConfig
+) -> Executor:
     from rmexp.sweep.executors import make_executor
-    from rmexp.sweep.schema import InlineExecutorConfig, ProcessExecutorConfig
+    from rmexp.sweep.schema import StudyConfig
+    from rmexp.sweep.study import EXECUTOR
     from rmexp.trial.schema import checked
 
-    if options.inline:
-        return make_executor(InlineExecutorConfig(kind="inline"))
-    return make_executor(checked(ProcessExecutorConfig, {"slots": options.slots}), trainer)
+    plain = {"kind": "inline" if options.inline else "process"}
+    if options.as_swept:
+        if EXECUTOR not in study.user_attrs:
+            raise UserError(
+                f"--as-swept: study '{folder.name}' does not say where its trials ran; leave it out"
+            )
+        plain = dict(study.user_attrs[EXECUTOR])
+    if options.slots is not None and plain["kind"] != "inline":
+        plain["slots"] = options.slots
+    config = checked(StudyConfig, {"executor": plain}).executor
+    return make_executor(config, trainer, folder.root)

@@ -20,7 +20,7 @@ from rmexp.sweep.progress import Progress
 from rmexp.sweep.samplers import check_sampler, listed_points, target_of
 from rmexp.sweep.schema import StudyConfig
 from rmexp.sweep.space import GroupOptions, Space, build_space, quoted
-from rmexp.sweep.study import StudyFolder, open_study
+from rmexp.sweep.study import EXECUTOR, StudyFolder, open_study
 from rmexp.sweep.warm_start import learn_from_others
 from rmexp.trial.assembly import check_before_anything_heavy
 from rmexp.trial.mistakes import config_keys, did_you_mean
@@ -285,6 +285,7 @@ def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
     with folder.opened():
         learned = learn_from_others(study, folder, plan.study.sweep, plan.space, plan.guards)
     study.set_user_attr("target", plan.target)
+    study.set_user_attr(EXECUTOR, plan.study.executor.model_dump(mode="json"))
     study.set_user_attr("command", shlex.join(["rmexp", "train", "-m", *plan.fixed]))
     lost = LostRuns()
     controller = Controller(

@@ -133,7 +133,9 @@ def _job(
     plain = config.with_seed(seed, **update).to_plain()
     # The seed stands for the attempt, so that each (trial, seed) has a tracker run of its own.
     identity = TrialIdentity(folder.name, number, seed, "confirm")
-    return TrialJob(identity, plain, folder.root / "confirm" / f"{number:04d}-seed{seed}")
+    # Whole, as a job may run in another working directory.
+    directory = folder.root.resolve() / "confirm" / f"{number:04d}-seed{seed}"
+    return TrialJob(identity, plain, directory)
 
 
 def _finished(jobs: Mapping[tuple[int, int], TrialJob]) -> dict[tuple[int, int], TrialRecord]:

@@ -22,6 +22,8 @@ from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.storages import NoStudy, open_storage
 from rmexp.trial.record import write_json
 
+# Attribute of a study: the config of the executor that its sweep was started with last.
+EXECUTOR = "executor"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 

@@ -325,3 +325,10 @@ def test_a_real_sweep_by_submitit_from_the_command_line(tmp_path: Path, quick: l
     logs = list((tmp_path / "outputs/studies/jobs/trials").glob("*/log.txt"))
     assert len(logs) == 2
     assert all("train" in log.read_text() for log in logs)
+
+    where = ["--output-dir", str(tmp_path / "outputs")]
+    main(["confirm", "jobs", "--top", "2", "--seeds", "2", "--as-swept", *where])
+    confirmed = tmp_path / "outputs/studies/jobs/confirm"
+    assert len(list(confirmed.glob("*/record.json"))) == 4
+    # What a job of the cluster leaves, and a run of this machine does not.
+    assert len(list(confirmed.glob("*/mail/begun"))) == 4

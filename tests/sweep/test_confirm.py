@@ -237,6 +237,13 @@ def test_the_command_refuses_drift_before_it_runs_other_seeds(searched, tmp_path
     assert not (folder.root / "confirm").exists()
 
 
+def test_a_study_that_does_not_say_where_it_ran_has_no_as_swept(searched, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["confirm", "s", "--seeds", "2", "--as-swept", "--output-dir", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "--as-swept: study 's' does not say where its trials ran" in capsys.readouterr().err
+
+
 def test_a_failed_run_is_told_and_run_again(searched) -> None:
     study, folder = searched
     with pytest.raises(UserError, match="confirming trial 0 with seed 1000: ran out of luck"):
