@@ -207,7 +207,10 @@ def _together(
 
 
 def _means(records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Mean of each number that all seeds have, but for ends of intervals, which have no mean."""
+    """Mean of each number that all seeds have, but for ends of intervals, which have no mean.
+
+    Ratings are summed: what was paid for was paid for once.
+    """
     first = records[0].metrics
     ends = {f"{name}{end}" for name in first for end in _ENDS}
     names = [
@@ -215,7 +218,8 @@ def _means(records: Sequence[TrialRecord]) -> dict[str, float]:
         for name in first
         if name not in ends and all(name in record.metrics for record in records)
     ]
-    means = {name: fmean(record.metrics[name] for record in records) for name in names}
+    columns = {name: [record.metrics[name] for record in records] for name in names}
+    means = {n: sum(c) if n.startswith("ratings/") else fmean(c) for n, c in columns.items()}
     values = [record.objective for record in records if record.objective is not None]
     if len(values) > 1:
         means["seeds/objective_std"] = stdev(values)

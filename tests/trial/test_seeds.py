@@ -45,6 +45,9 @@ def test_a_trial_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
     values = [one.objective for one in alone]
     assert record.objective == fmean(values)
     assert record.metrics["seeds/objective_std"] == stdev(values)
+    assert record.metrics["ratings/rated"] == sum(
+        each["metrics"]["ratings/rated"] for each in record.report["by_seed"]
+    )
     losses = [one.metrics["validation/loss"] for one in alone]
     assert losses[0] != losses[1]
     assert record.metrics["validation/loss"] == fmean(losses)
