@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,12 +151,12 @@ def learning_curves(view: StudyView) -> Picture:
 
 
 def trial_curves(history: list[dict[str, float]]) -> Any:
-    """Every metric of one trial over its epochs; None where it has none."""
+    """Every metric of one trial over its epochs, a line a seed; None where it has none."""
     import plotly.graph_objects as go
 
     # Those shown first come first, so that their colours differ.
     names = sorted(
-        {name for row in history for name in row} - {"epoch", "step"},
+        {name for row in history for name in row} - {"epoch", "step", "seed"},
         key=lambda name: (not name.endswith(_SHOWN), name),
     )
     if not names:
@@ -163,14 +164,22 @@ def trial_curves(history: list[dict[str, float]]) -> Any:
     figure = go.Figure()
     for name in names:
         rows = [row for row in history if name in row]
+        # Nothing is drawn to a point without a value: from one seed's end to the next one's start.
+        points = [
+            point
+            for _, of_seed in itertools.groupby(rows, lambda row: row.get("seed"))
+            for point in (*((row["epoch"], row[name]) for row in of_seed), (None, None))
+        ][:-1]
         figure.add_scatter(
-            x=[row["epoch"] for row in rows],
-            y=[row[name] for row in rows],
+            x=[epoch for epoch, _ in points],
+            y=[value for _, value in points],
             name=name,
             mode="lines+markers",
             visible=True if name.endswith(_SHOWN) else "legendonly",
         )
-    figure.update_xaxes(title="epoch", dtick=1 if len(history) <= 20 else None)
+    several = len({row.get("seed") for row in history}) > 1
+    title = "epoch, counted on over the seeds" if several else "epoch"
+    figure.update_xaxes(title=title, dtick=1 if len(history) <= 20 else None)
     return figure
 
 
