@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
     return table
 
 
-def failures_table(rows: list[FailureRow]) -> Table:
+def failures_table(rows: Sequence[FailureRow]) -> Table:
     """One row a kind of failure."""
     table = Table("failure", "trials", "run again", "latest", title="failures")
     for row in rows:
