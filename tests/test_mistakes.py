@@ -253,6 +253,21 @@ def test_a_torn_sweep_file_stops_only_the_command_that_names_it(
     assert "torn.yaml:3: not YAML" in told("sweep", "sweep=torn")
 
 
+@pytest.mark.parametrize("entry", ["override peft", "peft", "/peft"])
+def test_a_sweeps_defaults_are_told_how_to_name_a_group(
+    entry: str, told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    file = tmp_path / "sweeps" / "mine.yaml"
+    text = "defaults:\n- {}: lora\nsweep: {{space: {{gamma: 'choice(0, 1)'}}}}\n"
+    file.write_text(text.format(entry))
+    message = told("sweep", "sweep=mine", "--dry-run")
+    assert message.endswith("in a file's defaults, write 'override /peft: lora', with the slash")
+    file.write_text(text.format("override /peft"))
+    main(["sweep", "sweep=mine", "--dry-run"])
+    assert "2 points" in capsys.readouterr().out
+
+
 def test_flags_may_stand_between_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
