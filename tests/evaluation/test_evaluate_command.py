@@ -85,7 +85,7 @@ def test_a_class_may_stand_in_a_file_of_this_folder(
     for target, message in (
         ("not_there:Longer", f"no module 'not_there': neither {here / 'not_there.py'} nor an"),
         ("not_there.deep:Longer", "no module 'not_there': neither"),
-        ("needs_more:Longer", "cannot make 'needs_more:Longer': No module named 'not_there_either'"),
+        ("needs_more:Longer", "'needs_more:Longer': No module named 'not_there_either'"),
         ("scorer_of_here", "'scorer_of_here' names no class; write package.module:Class"),
     ):
         for words in (["evaluate", f"model.target={target}"], ["compare", target, "b:B"]):
