@@ -104,6 +104,12 @@ def test_the_remedy_for_pairs_without_preferences_works(
         (["gamma=0,1"], "gamma: several values: use rmexp train -m, or rmexp sweep"),
         (["+gamma=1"], "gamma: stands there already"),
         (["gamma"], "gamma: write KEY=VALUE"),
+        (
+            ["gamma=choise(0,1)"],
+            "cannot read gamma=choise(0,1): unknown function choise; did you mean choice(...)? "
+            "there are choice, range, interval, tag,",
+        ),
+        (["gamma=interval(0)"], "gamma=interval(0): missing a required argument: 'end'"),
         (["data.path=my (1).jsonl"], "put text with signs into quotes: 'data.path="),
         (["--dryrun"], "train: no flag --dryrun; see 'rmexp train --help'"),
         (["gamma=nan"], "gamma: must be 0 or more, got nan"),
@@ -144,6 +150,7 @@ def test_a_mistake_in_a_trial_names_key_and_remedy(
         (["label", "out=x.jsonl", "r=21"], "use r=20 or less"),
         (["label", "out=x.jsonl", "r=1,2"], "r: several values: rmexp label takes one"),
         (["rules", "audit", "r=101"], "use r=100 or less"),
+        (["prepare", "f", "gamma=choise(0,1)"], "unknown function choise; did you mean choice("),
     ],
 )
 def test_a_mistake_in_another_command(told: Told, words: list[str], message: str) -> None:

@@ -107,6 +107,10 @@ def _unreadable(word: str, text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = next((n for n in lines if not n.startswith(("See ", "Error parsing", "^"))), "")
     key, _, value = word.partition("=")
+    from rmexp.sweep.expressions import wrong_call
+
+    if why := wrong_call(reason):
+        return f"cannot read {word}: {why}"
     return f"cannot read {word}: {reason}; put text with signs into quotes: '{key}=\"{value}\"'"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.cli.composed import fail, run_composed
+from rmexp.cli.hydra_errors import explain
 from rmexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,11 +72,10 @@ def prepare(words: list[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser = OverridesParser.create()
     try:
-        parsed = [parser.parse_override(word) for word in rest]
+        parsed = OverridesParser.create().parse_overrides(rest)
     except HydraException as error:
-        raise UserError(f"prepare: {' '.join(str(error).split())}") from error
+        raise UserError(f"prepare: {explain(error, 'prepare', ())}") from error
     swept = {o.key_or_group: o.input_line for o in parsed if o.is_sweep_override()}
     fixed = [word for word, o in zip(rest, parsed, strict=True) if not o.is_sweep_override()]
     run_composed("train", fixed, lambda config: _prepare(config, folder, rest, swept))
