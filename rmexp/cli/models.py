@@ -253,7 +253,11 @@ def _export(config: DictConfig) -> None:
 
     plain = _plain_of_a_model(config)
     options = checked(ExportConfig, plain)
-    print(f"written: {export_model(options)}")
+
+    def begin(source: str) -> None:
+        print(f"export: loading {source} ...", file=sys.stderr, flush=True)
+
+    print(f"written: {export_model(options, begin)}")
 
 
 def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:

@@ -63,6 +63,13 @@ class ProgressLines:
         if self._bar is not None:
             self._bar.stop()
 
+    def begin(self, plan: SweepPlan) -> None:
+        """Say what begins: the first trial's own line waits for its process and its libraries."""
+        keys = ", ".join(key for key, _ in plan.space.describe())
+        text = f"study {plan.folder.name}: {plan.target} trials over {keys}; starting ..."
+        out = self._console if self._bar is None else self._bar.console
+        out.print(text, markup=False)
+
     def __call__(self, progress: Progress) -> None:
         """Show an event and where the sweep stands."""
         finished = progress.complete + progress.pruned
