@@ -307,6 +307,7 @@ def _plain_of_a_model(config: DictConfig) -> dict[str, Any]:
 def _trial_folder(model: str, plain: dict[str, Any]) -> str:
     """STUDY:N as the trial's folder, or that of a rerun that keeps its model; else as it is."""
     if Path(model).exists():
+        _refuse_study_folder(model)
         return model
     from rmexp.sweep.rerun import RERUNS, kept_folder
     from rmexp.sweep.study import StudyFolder, load_study
@@ -325,6 +326,25 @@ def _trial_folder(model: str, plain: dict[str, Any]) -> str:
     if kept.parent.name == RERUNS:
         print(f"{model}: the model of its rerun {kept}", file=sys.stderr)
     return str(kept)
+
+
+def _refuse_study_folder(model: str) -> None:
+    """A study is many models: the best one's folder is named."""
+    root = Path(model)
+    if not (root / "trials").is_dir() or root.absolute().parent.name != "studies":
+        return
+    from rmexp.sweep.rerun import kept_folder
+    from rmexp.sweep.study import StudyFolder, best_trial, load_study
+
+    folder = StudyFolder(root)
+    try:
+        best = best_trial(load_study(root.absolute().parent.parent, root.absolute().name))
+    except UserError as error:
+        raise UserError(
+            f"{model}: a study's folder; give one of its trials, {folder.trials}/NUMBER ({error})"
+        ) from error
+    kept = kept_folder(folder, int(Path(best.user_attrs["directory"]).name))
+    raise UserError(f"{model}: a study's folder; its best trial is {best.number}: give {kept}")
 
 
 def _refuse_other_spelling(model: str, output_dir: str) -> None:
