@@ -72,7 +72,7 @@ def _overrides_first(command: str, words: list[str]) -> list[str]:
 
     parser = get_args_parser()
     # Else it prints a page of usage and ends the process.
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse
     parsed, behind = parser.parse_known_args(words)
     flags = list(words)
     for override in (*parsed.overrides, *behind):
