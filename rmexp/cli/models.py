@@ -268,6 +268,7 @@ def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
     plain = plain_config(config)
     found = [_trial_folder(model, plain) for model in models]
     options = checked(CompareConfig, {**plain, "models": found, "names": models})
+    old = [path for path in (options.out, options.picture) if path and Path(path).exists()]
 
     from rmexp.cli.progress import Steps
 
@@ -290,7 +291,8 @@ def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
         Path(options.picture).write_text(comparison_picture(comparison), encoding="utf-8")
     for path in (options.out, options.picture):
         if path is not None:
-            out.print(f"written: {path}", markup=False)
+            replaced = ", in place of the one that was there" if path in old else ""
+            out.print(f"written: {path}{replaced}", markup=False)
 
 
 def _plain_of_a_model(config: DictConfig) -> dict[str, Any]:
