@@ -41,11 +41,11 @@ def test_a_sweep_says_what_begins_before_its_processes(
 ) -> None:
     said = []
 
-    def run_sweep(*given: Any) -> None:
+    def learn_from_others(*given: Any) -> None:
         said.append(capsys.readouterr().err)
         raise UserError("enough")
 
-    monkeypatch.setattr("rmexp.sweep.launch.run_sweep", run_sweep)
+    monkeypatch.setattr("rmexp.sweep.launch.learn_from_others", learn_from_others)
     with pytest.raises(SystemExit):
         main(["sweep", *quick, "study=s", "gamma=choice(0,1)", "sweep.trials=2"])
     assert said == ["study s: 2 trials over gamma; starting ...\n"]
