@@ -104,8 +104,17 @@ def test_the_remedy_for_pairs_without_preferences_works(
         (["gamma=0,1"], "gamma: several values: use rmexp train -m, or rmexp sweep"),
         (["+gamma=1"], "gamma: stands there already"),
         (["gamma"], "gamma: write KEY=VALUE"),
+        (
+            ["gamma=choise(0,1)"],
+            "cannot read gamma=choise(0,1): unknown function choise; did you mean choice(...)? "
+            "there are choice, range, interval, tag,",
+        ),
+        (["gamma=interval(0)"], "gamma=interval(0): missing a required argument: 'end'"),
         (["data.path=my (1).jsonl"], "put text with signs into quotes: 'data.path="),
         (["--dryrun"], "train: no flag --dryrun; see 'rmexp train --help'"),
+        (["--cfg", "jobb"], "train: --cfg takes job, hydra or all"),
+        (["gamma=1", "--cfg"], "train: --cfg takes job, hydra or all"),
+        (["--config-dir"], "train: argument --config-dir/-cd: expected one argument"),
         (["gamma=nan"], "gamma: must be 0 or more, got nan"),
         (["epochs=two"], "epochs: must be a whole number, got 'two'"),
         (["data.split=0.5"], "data.split: give its keys, such as data.split.train=VALUE (train,"),
@@ -144,6 +153,7 @@ def test_a_mistake_in_a_trial_names_key_and_remedy(
         (["label", "out=x.jsonl", "r=21"], "use r=20 or less"),
         (["label", "out=x.jsonl", "r=1,2"], "r: several values: rmexp label takes one"),
         (["rules", "audit", "r=101"], "use r=100 or less"),
+        (["prepare", "f", "gamma=choise(0,1)"], "unknown function choise; did you mean choice("),
     ],
 )
 def test_a_mistake_in_another_command(told: Told, words: list[str], message: str) -> None:
@@ -251,6 +261,21 @@ def test_a_torn_sweep_file_stops_only_the_command_that_names_it(
     main(["train", "--cfg", "job"])
     capsys.readouterr()
     assert "torn.yaml:3: not YAML" in told("sweep", "sweep=torn")
+
+
+@pytest.mark.parametrize("entry", ["override peft", "peft", "/peft"])
+def test_a_sweeps_defaults_are_told_how_to_name_a_group(
+    entry: str, told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    file = tmp_path / "sweeps" / "mine.yaml"
+    text = "defaults:\n- {}: lora\nsweep: {{space: {{gamma: 'choice(0, 1)'}}}}\n"
+    file.write_text(text.format(entry))
+    message = told("sweep", "sweep=mine", "--dry-run")
+    assert message.endswith("in a file's defaults, write 'override /peft: lora', with the slash")
+    file.write_text(text.format("override /peft"))
+    main(["sweep", "sweep=mine", "--dry-run"])
+    assert "2 points" in capsys.readouterr().out
 
 
 def test_flags_may_stand_between_overrides(

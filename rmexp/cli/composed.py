@@ -36,7 +36,7 @@ def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig]
 
     named = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("sweep=")]
     register(sweeps_dir(), Path.cwd() / "sweeps", chosen=named)
-    sys.argv = [f"rmexp {config_name}", *_overrides_first(words)]
+    sys.argv = [f"rmexp {config_name}", *_overrides_first(config_name, words)]
     composed: list[DictConfig] = []
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(
@@ -57,11 +57,23 @@ def run_composed(config_name: str, words: list[str], task: Callable[[DictConfig]
         task(config)
 
 
-def _overrides_first(words: list[str]) -> list[str]:
-    """Hydra's parser takes overrides in one piece, and prints its usage for one behind a flag."""
+def _overrides_first(command: str, words: list[str]) -> list[str]:
+    """Hydra's parser takes overrides in one piece, and prints its usage for one behind a flag.
+
+    Raises:
+        UserError: for a flag without its value, or with one that there is not.
+    """
     from hydra._internal.utils import get_args_parser
 
-    parsed, behind = get_args_parser().parse_known_args(words)
+    def refuse(message: str) -> NoReturn:
+        if message.startswith("argument --cfg"):
+            message = "--cfg takes job, hydra or all, as in --cfg job: the composed config"
+        raise UserError(f"{command}: {message}")
+
+    parser = get_args_parser()
+    # Else it prints a page of usage and ends the process.
+    parser.error = refuse
+    parsed, behind = parser.parse_known_args(words)
     flags = list(words)
     for override in (*parsed.overrides, *behind):
         flags.remove(override)

@@ -18,6 +18,11 @@ _UNKNOWN_KEY = re.compile(r"Could not (?:override|append to config|delete from c
 _SEVERAL = re.compile(r"Sweep parameters '(?P<word>.*)' requires --multirun")
 _LIST = re.compile(r"Ambiguous value for argument '(?P<word>.*)'")
 _THERE = re.compile(r"Could not append to config\. An item is already at '(?P<key>.*)'")
+# A group named without the slash is looked for below the file's own group.
+_INSIDE = re.compile(
+    r"In '(?P<file>[^']*)': Could not override '(?P<own>[^']*)/(?P<group>[^'/@]*)@?[^']*'"
+)
+_TWICE = re.compile(r"Multiple values for (?P<group>\S+)\. .* 'override \S+: (?P<option>[^']*)'")
 _GROUP = re.compile(r"Could not (?:override|append) '(?P<key>[^']*)'")
 
 
@@ -56,6 +61,11 @@ def explain(error: BaseException, command: str, models: Sequence[type[BaseModel]
         return f"{word.split('=')[0]}: several values: {how}{listed}"
     if there := _THERE.search(text):
         return f"{there['key']}: stands there already; write {there['key']}=VALUE without '+'"
+    if inside := _INSIDE.search(text):
+        file, group = inside["file"], inside["group"]
+        return f"{file}: {_override(group, _option_given(file, group))}"
+    if twice := _TWICE.search(text):
+        return f"{twice['group']}: chosen twice: {_override(twice['group'], twice['option'])}"
     key = _unknown_key(error)
     if key is not None:
         return _no_key(key, models)
@@ -67,9 +77,28 @@ def _no_option(missing: str, options: Sequence[str] | None) -> str:
 
     group, _, option = missing.rpartition("/")
     known = sorted(options or ())
+    if not known and "/" in group:
+        return f"{group}: no such group: {_override(group.rpartition('/')[2], option)}"
     near = difflib.get_close_matches(option, known, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
     return f"{group}: no option '{option}'; {meant}use one of {', '.join(known)}"
+
+
+def _override(group: str, option: str) -> str:
+    return f"in a file's defaults, write 'override /{group}: {option}', with the slash"
+
+
+def _option_given(file: str, group: str) -> str:
+    """What a named sweep's defaults choose from a group."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+
+    try:
+        defaults = ConfigStore.instance().load(f"{file}.yaml").node.defaults
+    except (HydraException, AttributeError):
+        return "OPTION"  # of a file that Hydra read itself
+    given = [entry.get(f"override {group}") for entry in defaults if hasattr(entry, "get")]
+    return str(next(filter(None, given), "OPTION"))
 
 
 def _unreadable(word: str, text: str) -> str:
@@ -78,6 +107,10 @@ def _unreadable(word: str, text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = next((n for n in lines if not n.startswith(("See ", "Error parsing", "^"))), "")
     key, _, value = word.partition("=")
+    from rmexp.sweep.expressions import wrong_call
+
+    if why := wrong_call(reason):
+        return f"cannot read {word}: {why}"
     return f"cannot read {word}: {reason}; put text with signs into quotes: '{key}=\"{value}\"'"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmexp.cli.composed import fail, run_composed
+from rmexp.cli.hydra_errors import explain
 from rmexp.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,11 +72,10 @@ def prepare(words: list[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    parser = OverridesParser.create()
     try:
-        parsed = [parser.parse_override(word) for word in rest]
+        parsed = OverridesParser.create().parse_overrides(rest)
     except HydraException as error:
-        raise UserError(f"prepare: {' '.join(str(error).split())}") from error
+        raise UserError(f"prepare: {explain(error, 'prepare', ())}") from error
     swept = {o.key_or_group: o.input_line for o in parsed if o.is_sweep_override()}
     fixed = [word for word, o in zip(rest, parsed, strict=True) if not o.is_sweep_override()]
     run_composed("train", fixed, lambda config: _prepare(config, folder, rest, swept))
@@ -253,7 +253,11 @@ def _export(config: DictConfig) -> None:
 
     plain = _plain_of_a_model(config)
     options = checked(ExportConfig, plain)
-    print(f"written: {export_model(options)}")
+
+    def begin(source: str) -> None:
+        print(f"export: loading {source} ...", file=sys.stderr, flush=True)
+
+    print(f"written: {export_model(options, begin)}")
 
 
 def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
@@ -264,6 +268,7 @@ def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
     plain = plain_config(config)
     found = [_trial_folder(model, plain) for model in models]
     options = checked(CompareConfig, {**plain, "models": found, "names": models})
+    old = [path for path in (options.out, options.picture) if path and Path(path).exists()]
 
     from rmexp.cli.progress import Steps
 
@@ -286,7 +291,8 @@ def _compare(config: DictConfig, models: list[str], of_record: bool) -> None:
         Path(options.picture).write_text(comparison_picture(comparison), encoding="utf-8")
     for path in (options.out, options.picture):
         if path is not None:
-            out.print(f"written: {path}", markup=False)
+            replaced = ", in place of the one that was there" if path in old else ""
+            out.print(f"written: {path}{replaced}", markup=False)
 
 
 def _plain_of_a_model(config: DictConfig) -> dict[str, Any]:
@@ -303,6 +309,7 @@ def _plain_of_a_model(config: DictConfig) -> dict[str, Any]:
 def _trial_folder(model: str, plain: dict[str, Any]) -> str:
     """STUDY:N as the trial's folder, or that of a rerun that keeps its model; else as it is."""
     if Path(model).exists():
+        _refuse_study_folder(model)
         return model
     from rmexp.sweep.rerun import RERUNS, kept_folder
     from rmexp.sweep.study import StudyFolder, load_study
@@ -321,6 +328,25 @@ def _trial_folder(model: str, plain: dict[str, Any]) -> str:
     if kept.parent.name == RERUNS:
         print(f"{model}: the model of its rerun {kept}", file=sys.stderr)
     return str(kept)
+
+
+def _refuse_study_folder(model: str) -> None:
+    """A study is many models: the best one's folder is named."""
+    root = Path(model)
+    if not (root / "trials").is_dir() or root.absolute().parent.name != "studies":
+        return
+    from rmexp.sweep.rerun import kept_folder
+    from rmexp.sweep.study import StudyFolder, best_trial, load_study
+
+    folder = StudyFolder(root)
+    try:
+        best = best_trial(load_study(root.absolute().parent.parent, root.absolute().name))
+    except UserError as error:
+        raise UserError(
+            f"{model}: a study's folder; give one of its trials, {folder.trials}/NUMBER ({error})"
+        ) from error
+    kept = kept_folder(folder, int(Path(best.user_attrs["directory"]).name))
+    raise UserError(f"{model}: a study's folder; its best trial is {best.number}: give {kept}")
 
 
 def _refuse_other_spelling(model: str, output_dir: str) -> None:

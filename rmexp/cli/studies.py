@@ -76,6 +76,7 @@ def rerun(words: list[str]) -> None:
     )
     _add_runner(parser)
     options = parser.parse_args(words)
+    from rmexp.sweep.rerun import refuse_without_record
     from rmexp.sweep.rerun import rerun as run_again
     from rmexp.sweep.study import best_trial
 
@@ -86,6 +87,7 @@ def rerun(words: list[str]) -> None:
         raise UserError(f"--trial: study '{options.study}' has no trial {number}")
     # A copied duplicate has no directory of its own.
     source = trials[number].user_attrs.get("duplicate_of", number)
+    refuse_without_record(study, folder, source)
     if options.seeds is not None:
         _rerun_seeds(study, folder, source, options)
         return

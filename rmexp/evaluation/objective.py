@@ -31,6 +31,9 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+# Of signs that Python or mathematics knows, and what is meant by them in a guard.
+_COMPARISON = re.compile(r"=[<>]|[<>=!]=?|[≤≥]")
+_MEANT = {">": ">=", "<": "<=", "=>": ">=", "=<": "<=", "≥": ">=", "≤": "<="}
 _FUNCTIONS: dict[str, Callable[..., float]] = {"min": min, "max": max, "abs": abs}
 _ADDING = {"+": operator.add, "-": operator.sub}
 _MULTIPLYING = {"*": operator.mul, "/": operator.truediv}
@@ -237,11 +240,22 @@ class _Parser:
             match = _TOKEN.match(self.expression, at)
             if match is None:
                 at += len(self.expression[at:]) - len(self.expression[at:].lstrip())
-                self._fail(at + 1, f"cannot read {self.expression[at:end][:20]!r}")
+                problem = f"cannot read {self.expression[at:end][:20]!r}"
+                self._fail(at + 1, problem + self._operators(at))
             kind = str(match.lastgroup)
             tokens.append(_Token(kind, match[kind], match.start(kind) + 1))
             at = match.end()
         return [*tokens, _Token("end", "", end + 1)]
+
+    def _operators(self, at: int) -> str:
+        """What may stand in the place of a comparison that is none of ours; else nothing."""
+        wrong = _COMPARISON.match(self.expression, at)
+        if wrong is None:
+            return ""
+        if self.what == "objective":
+            return "; a comparison belongs into a guard, with >= or <="
+        near = _MEANT.get(wrong[0])
+        return "; a guard compares by >= or <=" + (f"; did you mean {near}?" if near else "")
 
     def _fail(self, position: int, problem: str) -> NoReturn:
         raise UserError(_told(self.what, self.expression, position, problem))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -43,16 +44,23 @@ FIELDS = (
 )
 
 
+_RESPONSES = ("response_a", "response_b", "chosen", "rejected", "response")
+
+
 class RowError(UserError):
     """A row that cannot be used.
 
     Attributes:
         reason: the message without place and particulars: rows of one reason are counted together.
+        where: file and line.
+        missing: fields of which one would have made the row usable.
     """
 
-    def __init__(self, where: str, reason: str, particulars: str = ""):
+    def __init__(
+        self, where: str, reason: str, particulars: str = "", missing: tuple[str, ...] = ()
+    ):
         super().__init__(f"{where}: {reason}{particulars}")
-        self.reason = reason
+        self.reason, self.where, self.missing = reason, where, missing
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,15 @@ def pair_from_row(
     columns = columns or ColumnMap()
     if not isinstance(row, Mapping):
         raise RowError(where, "expected a JSON object", f", got {type(row).__name__}")
+    try:
+        return _pair(row, where, columns, seed)
+    except RowError as error:
+        if told := _misspelt(error, row, columns):
+            raise told from error
+        raise
+
+
+def _pair(row: Mapping[str, Any], where: str, columns: ColumnMap, seed: int) -> Pair:
     get = functools.partial(columns.get, row)
     preference: Side | None
     if get("response_a") is not None or get("response_b") is not None:
@@ -121,7 +138,8 @@ def pair_from_row(
             good, bad = _ranked(get("response"), where)
         else:
             missing = "response_a" if get("prompt") is not None else "prompt"
-            raise RowError(where, f"missing field '{missing}'", _known_shapes(row))
+            wanted = ("prompt",) if missing == "prompt" else _RESPONSES
+            raise RowError(where, f"missing field '{missing}'", _known_shapes(row), wanted)
         preference = shuffled_side(seed, f"{prompt}\0{good}\0{bad}")
         a, b = (good, bad) if preference == "a" else (bad, good)
     _refuse_broken_text((a, b), prompt, where)
@@ -153,6 +171,15 @@ def responses_from_row(row: Mapping[str, Any], where: str) -> tuple[Prompt, dict
     """
     if not isinstance(row, Mapping):
         raise RowError(where, "expected a JSON object", f", got {type(row).__name__}")
+    try:
+        return _responses(row, where)
+    except RowError as error:
+        if told := _misspelt(error, row, ColumnMap()):
+            raise told from error
+        raise
+
+
+def _responses(row: Mapping[str, Any], where: str) -> tuple[Prompt, dict[str, str]]:
     get = row.get
     names: tuple[str, ...]
     if get("response_a") is not None or get("response_b") is not None:
@@ -169,6 +196,18 @@ def responses_from_row(row: Mapping[str, Any], where: str) -> tuple[Prompt, dict
     responses = {name: _response(get(name), name, where) for name in names}
     _refuse_broken_text(tuple(responses.values()), prompt, where)
     return prompt, responses
+
+
+def _misspelt(error: RowError, row: Mapping[str, Any], columns: ColumnMap) -> RowError | None:
+    """The error with the field of the row whose name is nearly that of a missing one, if any."""
+    own = [columns.columns.get(name, name) for name in FIELDS]
+    others = [key for key in map(str, row) if key not in own]
+    for name in error.missing:
+        wanted = columns.columns.get(name, name)
+        if near := difflib.get_close_matches(wanted, others, n=1, cutoff=0.8):
+            meant = f"; the row has '{near[0]}': did you mean '{wanted}'?"
+            return RowError(error.where, error.reason, meant)
+    return None
 
 
 def _known_shapes(row: Mapping[str, Any]) -> str:
@@ -204,7 +243,7 @@ def _refuse_broken_text(responses: tuple[str, ...], prompt: Prompt, where: str) 
 
 def _required(value: Any, name: str, where: str) -> Any:
     if value is None:
-        raise RowError(where, f"missing field '{name}'")
+        raise RowError(where, f"missing field '{name}'", missing=(name,))
     return value
 
 
@@ -241,8 +280,7 @@ def read_prompt(value: Any, where: str) -> Prompt:
 
 
 def _response(value: Any, name: str, where: str) -> str:
-    if value is None:
-        raise RowError(where, f"missing field '{name}'")
+    value = _required(value, name, where)
     text = value if isinstance(value, str) else _last_assistant(value, name, where)
     if _is_dialogue(text):
         raise RowError(where, f"'{name}' is a whole dialogue, not a response")
@@ -308,7 +346,8 @@ def _split_dialogue(text: str, name: str, where: str) -> tuple[Prompt, str]:
     """Cut a Human/Assistant dialogue before its last assistant turn."""
     at = text.rfind(_ASSISTANT)
     if at < 0:
-        raise RowError(where, f"'{name}' has no '\\n\\nAssistant:' turn and there is no prompt")
+        reason = f"'{name}' has no '\\n\\nAssistant:' turn and there is no prompt"
+        raise RowError(where, reason, missing=("prompt",))
     response = text[at + len(_ASSISTANT) :].strip()
     if not response:
         raise RowError(where, f"'{name}' ends with an empty assistant turn")

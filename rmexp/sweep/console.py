@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,13 @@ class ProgressLines:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def begin(self, plan: SweepPlan) -> None:
+        """Say what begins: the first trial's own line waits for its process and its libraries."""
+        keys = ", ".join(key for key, _ in plan.space.describe())
+        text = f"study {plan.folder.name}: {plan.target} trials over {keys}; starting ..."
+        out = self._console if self._bar is None else self._bar.console
+        out.print(text, markup=False)
 
     def __call__(self, progress: Progress) -> None:
         """Show an event and where the sweep stands."""
@@ -131,7 +139,7 @@ def trials_table(trials: list[FrozenTrial], keys: list[str]) -> Table:
     return table
 
 
-def failures_table(rows: list[FailureRow]) -> Table:
+def failures_table(rows: Sequence[FailureRow]) -> Table:
     """One row a kind of failure."""
     table = Table("failure", "trials", "run again", "latest", title="failures")
     for row in rows:

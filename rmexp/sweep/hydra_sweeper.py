@@ -78,7 +78,7 @@ class StudySweeper(Sweeper):
 
         try:
             with ProgressLines() as lines:
-                run_sweep(plan, lines)
+                run_sweep(plan, lines, on_begin=lines.begin)
         except UserError:
             # There may be no study yet to say anything of; what went wrong is what counts.
             with contextlib.suppress(UserError):

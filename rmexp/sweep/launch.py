@@ -274,14 +274,25 @@ def _check_objectives(study: StudyConfig, config: TrialConfig) -> None:
     check_sampler(sweep.sampler, len(objectives))
 
 
-def run_sweep(plan: SweepPlan, on_progress: Callable[[Progress], None]) -> None:
-    """Run the study to its target."""
+def run_sweep(
+    plan: SweepPlan,
+    on_progress: Callable[[Progress], None],
+    on_begin: Callable[[SweepPlan], None] = lambda plan: None,
+) -> None:
+    """Run the study to its target.
+
+    Args:
+        plan: what to run.
+        on_progress: called with each event.
+        on_begin: called once nothing is refused any more, before a trial's process is made.
+    """
     folder = plan.folder
     executor = make_executor(plan.study.executor, plan.trainer, folder.root)
     folder.make()
     study = open_study(folder, plan.study.sweep)
     refuse_drift(study, split_config(plan.base)[0], plan.space)
     refuse_other_content(folder, study)
+    on_begin(plan)
     with folder.opened():
         learned = learn_from_others(study, folder, plan.study.sweep, plan.space, plan.guards)
     study.set_user_attr("target", plan.target)

@@ -16,6 +16,8 @@ from rmexp.trial.schema import TrainerConfig, TrialConfig
 from rmexp.trial.seed_files import remove_progress
 
 if TYPE_CHECKING:
+    import optuna
+
     from rmexp.trial.steps import Report
 
 OnDrift = Literal["refuse", "warn"]
@@ -115,6 +117,38 @@ def rerun(
     kept = folder.trial(number) / MODEL, directory / MODEL
     same_weights = None if allowed else _same_weights(*kept)
     return Rerun(old, new, directory, drift, unequal, compared, same_weights, allowed)
+
+
+def refuse_without_record(study: optuna.Study, folder: StudyFolder, number: int) -> None:
+    """Refuse a trial that left nothing to run again, as far as the study knows why.
+
+    Raises:
+        UserError: it has no record; its state and what to do are named.
+    """
+    from rmexp.sweep.leases import gone
+    from rmexp.sweep.ledger import CONTROLLER, INTERRUPTED, RETRY, RETRY_OF, state_of
+
+    if (folder.trial(number) / FILE_NAME).is_file():
+        return
+    trials = study.get_trials(deepcopy=False)
+    trial = next(t for t in trials if t.number == number)
+    attrs, state = trial.user_attrs, state_of(trial)
+    if state == "running" and attrs.get(CONTROLLER) in gone(study, folder.locks):
+        state = INTERRUPTED
+    reason = f": {attrs['reason']}" if attrs.get("reason") else ""
+    again = [t.number for t in trials if t.user_attrs.get(RETRY_OF) == number]
+    if again:
+        how = f"its point was run again as trial {again[-1]}: give --trial {again[-1]}"
+    elif state in ("running", "waiting"):
+        how = f"wait for its end: rmexp status {folder.name} --watch"
+    elif state == INTERRUPTED or attrs.get(RETRY):
+        how = "the sweep's own command runs its point again"
+    else:
+        how = "give another --trial; the sweep's command with sweep.enqueue runs its point again"
+    raise UserError(
+        f"--trial {number}: study '{folder.name}' knows it as {state}{reason}; it left no "
+        f"{FILE_NAME} to run again; {how}"
+    )
 
 
 def tolerance_of(trainer: TrainerConfig) -> float:

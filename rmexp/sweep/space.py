@@ -29,6 +29,7 @@ from optuna.distributions import (
 )
 
 from rmexp.errors import UserError
+from rmexp.sweep.expressions import wrong_call
 
 GroupOptions = Callable[[str], Sequence[str]]
 
@@ -269,9 +270,9 @@ def _parse(key: str, expression: Any) -> Override:
     try:
         override = OverridesParser.create().parse_override(f"{key}={text}")
     except HydraException as error:
-        raise UserError(
-            f"sweep.space.{key}: cannot read {expression!r}: {str(error).splitlines()[0]}"
-        ) from error
+        first = str(error).splitlines()[0]
+        why = wrong_call(first) or first
+        raise UserError(f"sweep.space.{key}: cannot read {expression!r}: {why}") from error
     if not override.is_sweep_override():
         raise UserError(
             f"sweep.space.{key}: {expression!r} is no range; write choice(...), range(...), "

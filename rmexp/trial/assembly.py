@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,14 +265,30 @@ def custom_class(key: str, target: str) -> Any:
 
     Args:
         key: that names it, for messages.
-        target: ``package.module:Class``.
+        target: ``package.module:Class``; the module stands in the folder where the command runs, or
+            is installed.
 
     Raises:
         UserError: there is none.
     """
     module, _, name = target.partition(":")
+    if not (module and name):
+        raise UserError(f"{key}: '{target}' names no class; write package.module:Class")
+    here = os.getcwd()
+    if here not in sys.path:
+        # As with python -m rmexp; last, so that no file here hides an installed module.
+        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if not f"{module}.".startswith(f"{missing}."):
+            raise UserError(f"{key}: cannot make '{target}': {error}") from error
+        file = Path(here, *missing.split(".")).with_suffix(".py")
+        raise UserError(
+            f"{key}: cannot make '{target}': no module '{missing}': neither {file} nor an "
+            "installed one; it must be importable from the folder where the command runs"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}: cannot make '{target}': {error}") from error
 

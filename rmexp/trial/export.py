@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from rmexp.backbone.described import model_description
+from rmexp.errors import UserError
 from rmexp.trial.evaluate import check_out, model_of
 from rmexp.trial.section import Section
 
@@ -36,14 +39,25 @@ class ExportConfig(Section):
         return {"model": {"path": "???"}, "merge": False, "cache_dir": ""}
 
 
-def export_model(config: ExportConfig) -> Path:
+def export_model(config: ExportConfig, on_begin: Callable[[str], None] | None = None) -> Path:
     """Write the folder.
+
+    Args:
+        config: which model, and where to.
+        on_begin: called with the model's place once it is found, before anything heavy is
+            imported.
 
     Raises:
         UserError: the model cannot be loaded, or the folder cannot be written.
     """
     check_out("out", config.out)
+    if Path(config.out).exists():
+        raise UserError(f"out: {config.out} exists already; give a new folder")
     source = model_of(config.model.path)
+    if not Path(source).exists():
+        model_description(source, "model.path")
+    if on_begin is not None:
+        on_begin(source)
 
     from rmexp.reward.export import export_reward_model
 

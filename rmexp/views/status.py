@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rmexp.sweep.console import console, span
+from rmexp.sweep.console import console, failures_table, span
 from rmexp.sweep.study import StudyFolder
 from rmexp.views.html import short
 from rmexp.views.study_view import StudyView, TrialView, view_study
@@ -55,7 +55,7 @@ def watch(
 
 
 def status(view: StudyView) -> Group:
-    """Summary and the running trials."""
+    """Summary, the running trials, and why others failed."""
     running = view.of_state("running")
     parts: list[Text | Table] = [Text(f"study {view.name}"), Text(summary(view))]
     if left := seconds_left(view):
@@ -72,6 +72,8 @@ def status(view: StudyView) -> Group:
                 *[short(trial.params.get(key)) for key in view.keys],
             )
         parts.append(table)
+    if view.failures:
+        parts.append(failures_table(view.failures))
     return Group(*parts)
 
 

@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
+from rmexp.sweep.failures import FailureRow, failure_rows
 from rmexp.sweep.leases import gone
 from rmexp.sweep.ledger import (
     CONTROLLER,
@@ -91,6 +92,7 @@ class StudyView:
         log_keys: the keys that were searched on a logarithmic scale.
         best: numbers of the best trial, or of the Pareto front; empty before one is complete.
         target: finished trials wanted; None where the study does not say.
+        failures: one row a kind.
     """
 
     folder: StudyFolder
@@ -100,6 +102,7 @@ class StudyView:
     log_keys: frozenset[str]
     best: tuple[int, ...]
     target: int | None
+    failures: tuple[FailureRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -154,6 +157,7 @@ def view_study(study: optuna.Study, folder: StudyFolder) -> StudyView:
         ),
         best=tuple(sorted(t.number for t in found)),
         target=study.user_attrs.get("target"),
+        failures=tuple(failure_rows(frozen)),
     )
 
 

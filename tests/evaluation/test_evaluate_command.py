@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,32 @@ def test_a_class_of_ones_own_says_nothing_of_how_it_scored(
 ) -> None:
     assert evaluate("model.target=plain_scorer:LengthScorer", *BENCH)["scored"] is None
     assert "scored with" not in capsys.readouterr().out
+
+
+def test_a_class_may_stand_in_a_file_of_this_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The installed command does not have this folder on its path.
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place not in ("", str(here))])
+    Path("scorer_of_here.py").write_text(
+        "import numpy as np\n\nclass Longer:\n    def score(self, prompts, responses):\n"
+        "        return np.array([float(len(text)) for text in responses])\n"
+    )
+    assert evaluate("model.target=scorer_of_here:Longer", *BENCH)["metrics"]
+    Path("needs_more.py").write_text("import not_there_either\n")
+    for target, message in (
+        ("not_there:Longer", f"no module 'not_there': neither {here / 'not_there.py'} nor an"),
+        ("not_there.deep:Longer", "no module 'not_there': neither"),
+        ("needs_more:Longer", "'needs_more:Longer': No module named 'not_there_either'"),
+        ("scorer_of_here", "'scorer_of_here' names no class; write package.module:Class"),
+    ):
+        for words in (["evaluate", f"model.target={target}"], ["compare", target, "b:B"]):
+            if ":" not in target and words[0] == "compare":
+                continue  # there it is the name of a folder
+            capsys.readouterr()
+            with pytest.raises(SystemExit):
+                main(words)
+            assert message in capsys.readouterr().err
 
 
 PATH = "model.path=model"

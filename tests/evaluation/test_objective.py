@@ -76,6 +76,7 @@ def test_values_by_hand(expression, value):
         ("abs(1, 2)", 6, r"expected '\)'"),
         ("max()", 5, r"got '\)'"),
         ("Safety >= 1", 8, "guard"),
+        ("Safety > 1", 8, "cannot read '> 1'; a comparison belongs into a guard, with >= or <="),
         ("1 + Safety/(Chat - Chat)", 11, "division by zero"),
         ("-" * 200 + "1", 51, "nested"),
         ("(" * 200 + "1" + ")" * 200, 51, "nested"),
@@ -155,13 +156,18 @@ def test_violation_of_a_guard(guard, violation):
     ("guard", "problem"),
     [
         ("Chat", "expected >= or <="),
-        ("Chat > 1", "cannot read '> 1'"),
+        ("Chat > 1", "cannot read '> 1'; a guard compares by >= or <=; did you mean >=?"),
+        ("Chat < 1", "did you mean <=?"),
+        ("Chat => 1", "cannot read '=> 1'; a guard compares by >= or <=; did you mean >=?"),
+        ("Chat ≤ 1", "did you mean <=?"),
+        ("Chat == 1", "cannot read '== 1'; a guard compares by >= or <=$"),
         ("1 <= Chat <= 2", "expected an operator, got '<='"),
         ("Chat >=", "got the end"),
         ("Chat >= lost", "unknown metric 'lost'"),
     ],
 )
 def test_mistakes_in_guards(guard, problem):
+    problem = problem.replace("?", r"\?")
     with pytest.raises(UserError, match=f"guard .*{problem}"):
         constraint_violation(guard, {"Chat": 1.0})
 

@@ -109,6 +109,22 @@ BROKEN = {
     "missing field 'response_a'": {"prompt": "Hi?"},
     "missing field 'response_b'": {"prompt": "Hi?", "response_a": "Yes."},
     "missing field 'rejected'": {"prompt": "Hi?", "chosen": "Yes."},
+    "the row has 'promt': did you mean 'prompt'": {
+        "promt": "Hi?",
+        "response_a": "Yes.",
+        "response_b": "No.",
+    },
+    "the row has 'respnse_a': did you mean 'response_a'": {
+        "prompt": "Hi?",
+        "respnse_a": "Yes.",
+        "response_b": "No.",
+    },
+    "the row has 'choosen': did you mean 'chosen'": {
+        "prompt": "Hi?",
+        "choosen": "Y",
+        "rejectd": "N",
+    },
+    "the row has 'promt'": {"promt": "Hi?", "chosen": "Yes.", "rejected": "No."},
     "identical": {**PLAIN, "response_b": " Yes. "},
     "prompt is empty": {**PLAIN, "prompt": " \n"},
     "'response_a' is empty": {**PLAIN, "response_a": ""},

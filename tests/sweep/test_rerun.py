@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from quick_config import quick_config
 
@@ -17,6 +18,7 @@ from rmexp.sweep.rerun import (
     Rerun,
     compare_records,
     measure_kept,
+    refuse_without_record,
     rerun,
     tolerance_of,
 )
@@ -155,3 +157,33 @@ def test_the_best_trials_model_may_be_that_of_its_rerun(folder: StudyFolder, pla
     # With the trial, so that its report and page find it, and measured once.
     shutil.rmtree(again.directory)
     assert measure_kept(folder, 0) == json.loads((own / "test.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("attrs", "state", "told"),
+    [
+        ({}, "RUNNING", "as running; it left no record.json to run again; wait for its end: rmexp"),
+        (
+            {"failure": "lost_worker", "reason": "killed by signal 9"},
+            "FAIL",
+            "as failed: killed by signal 9; .*; give another --trial; .* sweep.enqueue",
+        ),
+        ({"reason": "gone", "retry": True}, "FAIL", "as failed: gone; .*own command runs its"),
+        ({"failure": "interrupted"}, "FAIL", "as interrupted; .*own command runs its point again"),
+    ],
+)
+def test_a_trial_without_a_record_is_told_as_the_study_knows_it(
+    folder: StudyFolder, attrs: dict, state: str, told: str
+) -> None:
+    study = optuna.create_study(study_name="s")
+    trial = study.ask()
+    for name, value in attrs.items():
+        trial.set_user_attr(name, value)
+    if state == "FAIL":
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    with pytest.raises(UserError, match=f"--trial 0: study 's' knows it {told}"):
+        refuse_without_record(study, folder, 0)
+    # Another has taken up its point.
+    study.ask().set_user_attr("retry_of", 0)
+    with pytest.raises(UserError, match="run again as trial 1: give --trial 1"):
+        refuse_without_record(study, folder, 0)

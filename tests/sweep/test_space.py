@@ -82,6 +82,7 @@ def test_groups_choose_among_their_options() -> None:
         ("5", "no range"),
         ("choice(1, 1)", "stands twice"),
         ("choice(1, ", "cannot read"),
+        ("intervall(0, 1)", r"unknown function intervall; did you mean interval\(...\)\?"),
     ],
 )
 def test_a_wrong_expression_names_its_key(expression: str, message: str) -> None:

@@ -113,6 +113,7 @@ def test_a_table_with_gaps_keeps_every_column(tmp_path: Path) -> None:
     [
         ({"prompt": "q"}, "in.jsonl:2: missing field 'response'"),
         ({"response": "x"}, "in.jsonl:2: missing field 'prompt'"),
+        ({"prompt": "q", "respnse": "x"}, "in.jsonl:2: .*'respnse': did you mean 'response'"),
         ({"prompt": "q", "response_a": "x"}, "in.jsonl:2: missing field 'response_b'"),
         ({"prompt": "q", "response": ["x", "y"]}, "in.jsonl:2: 'response' must be a text"),
         ({"prompt": [{"role": "user"}], "response": "x"}, "in.jsonl:2: 'prompt' must be"),

@@ -26,6 +26,16 @@ def test_status_names_counts_best_and_running_trials(
     assert f"{running.intermediate_values[last]:.4f}" in row
 
 
+def test_status_says_why_trials_failed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    study, _ = make_study(tmp_path)
+    failed = study.get_trials()[11]
+    main(["status", "synthetic", "--output-dir", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if f"trial {failed.number}: ValueError" in line]
+    assert [cell.strip() for cell in row.split("│")[1:4]] == ["other", "2", "0"]
+    assert "NaN</b> in row 7" in row
+
+
 def test_the_step_comes_from_the_log(tmp_path: Path) -> None:
     study, folder = make_study(tmp_path, trials=2)
     running = view_study(study, folder).trial(1)
@@ -82,3 +92,12 @@ def test_trials_of_a_dead_controller_are_not_called_running(tmp_path: Path) -> N
     assert view.counts()["interrupted"] == len(running)
     assert "the same command goes on" in summary(view)
     assert seconds_left(view) is None
+
+
+def test_a_rerun_of_a_running_trial_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["rerun", "synthetic", "--trial", "19", "--output-dir", str(tmp_path)])
+    assert "--trial 19: study 'synthetic' knows it as running" in capsys.readouterr().err
