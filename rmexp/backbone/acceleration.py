@@ -27,6 +27,20 @@ def checkpoint_layers(classifier: Classifier) -> None:
         raise UserError(f"trainer.gradient_checkpointing: {error}") from error
 
 
+def pack_rows(classifier: Classifier) -> None:
+    """Run pairs packed into long rows, attended to by FlexAttention.
+
+    Raises:
+        UserError: the model's scores would be other ones so.
+    """
+    if not classifier.packs_exactly:
+        raise UserError(
+            "trainer.attention=flex: this model cannot run packed rows (an encoder, or layers of a "
+            "kind of their own); use trainer.attention=sdpa"
+        )
+    classifier.packs = True
+
+
 def compile_layers(classifier: Classifier) -> None:
     """Compile each layer, for rows of any length; names of weights stay as they are.
 

@@ -1,7 +1,8 @@
 """Attention over short rows on a CPU: two plain products and a softmax.
 
 PyTorch's fused CPU kernel costs 1.3 to 5 times as much forward and backward in bfloat16 below some
-500 tokens (benchmarks/attention_cpu.py). Everything else goes to the usual kernel.
+500 tokens (benchmarks/attention_cpu.py). Packed rows bring a mask of blocks, which FlexAttention
+takes; everything else goes to the usual kernel.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+
+from rmexp.backbone.packed import packed_attention
 
 NAME = "rmexp_short_rows"
 LONGEST = 512  # the products keep tokens^2 numbers a head for the backward pass
@@ -32,7 +35,7 @@ def short_rows_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Any,
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
@@ -40,6 +43,10 @@ def short_rows_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend: ``[batch, heads, tokens, width]`` to ``[batch, tokens, heads, width]``."""
+    if not isinstance(attention_mask, torch.Tensor | None):
+        softcap = kwargs.get("softcap")
+        mixed = packed_attention(query, key, value, attention_mask, scaling, softcap)
+        return mixed.transpose(1, 2).contiguous(), None
     batch, heads, tokens, width = query.shape
     groups = heads // key.shape[1]
     short = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 
 from rmexp.backbone.beginning import Beginning
 from rmexp.backbone.text import Tokens
+
+
+@runtime_checkable
+class LateMasks(Protocol):
+    """Masks that are made on the device where they are needed."""
+
+    def to(self, device: torch.device | str) -> LateMasks:
+        """What they are made from, on a device."""
+
+    def masks(self) -> Any:
+        """The masks, as the model takes them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Rows:
             one token are left to run.
         attention_mask: None where nothing must be masked; int64 ``[rows, tokens]``; or, with
             several sequences a row, bool ``[rows, 1, tokens, tokens]``, or a dict of those by
-            layer type.
+            layer type; or what is made on the device.
         token_type_ids: int64 ``[rows, tokens]``, or None.
         position_ids: int64 ``[rows, tokens]``, or None for 0, 1, 2, ...
         hidden: what the frozen layers give, ``[rows, tokens, width]``, or None to run them.
@@ -39,7 +50,7 @@ class Rows:
     column: torch.Tensor
     sequence: NDArray[np.int64]
     tokens: int
-    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None
+    attention_mask: torch.Tensor | dict[str, torch.Tensor] | LateMasks | None = None
     token_type_ids: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
@@ -51,11 +62,9 @@ class Rows:
         def move(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return value.to(device, non_blocking=True)
-            if isinstance(value, Beginning):
-                return value.to(device)
             if isinstance(value, dict):
                 return {name: move(v) for name, v in value.items()}
-            return value
+            return value.to(device) if isinstance(value, Beginning | LateMasks) else value
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
 

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rmexp.backbone.batching import Rows, length_groups, pad_rows
+from rmexp.backbone.batching import LateMasks, Rows, length_groups, pad_rows
 from rmexp.backbone.beginning import Beginning, common_beginning, run_beginning
 from rmexp.backbone.options import PeftOptions
+from rmexp.backbone.packed import packed_rows
 from rmexp.backbone.packing import MaskLayout, shared_rows
 from rmexp.backbone.rope import fixed_length, forget_lengths
 from rmexp.backbone.text import Tokens
@@ -35,6 +36,7 @@ class Classifier:
         autocast: whether products are in bfloat16, whatever the weights are kept in.
         sharded: whether the weights are spread over ranks.
         compiled: whether its layers are compiled.
+        packs: whether sequences that share prompts are packed into long rows, for FlexAttention.
     """
 
     model: Any
@@ -44,6 +46,7 @@ class Classifier:
     autocast: bool = False
     sharded: bool = False
     compiled: bool = False
+    packs: bool = False
     _given: threading.local = field(default_factory=threading.local, repr=False)
 
     @property
@@ -96,6 +99,13 @@ class Classifier:
             return None
         layout = MaskLayout.of(self.inner.config)
         return layout if layout is not None and self._shares_exactly(layout, 0) else None
+
+    @cached_property
+    def packs_exactly(self) -> bool:
+        """Whether packed rows give the scores of plain ones."""
+        if self.layout is None:
+            return False
+        return self._shares_exactly(self.layout, 0, packed=True)
 
     @cached_property
     def _begins_exactly(self) -> bool:
@@ -164,6 +174,15 @@ class Classifier:
                 apart = set(long)
                 left = [[i for i in family if i not in apart] for family in families]
                 families = [family for family in left if family]
+            if self.packs:
+                return alone + packed_rows(
+                    tokens,
+                    families,
+                    token_budget=token_budget,
+                    pad_id=self.pad_id,
+                    layout=self.layout,
+                    states=states,
+                )
             return alone + shared_rows(
                 tokens,
                 families,
@@ -203,9 +222,10 @@ class Classifier:
         given: dict[str, Any] = {"use_cache": False}
         if rows.beginning is not None:
             given = rows.beginning.as_arguments(self.trunk, len(rows.input_ids))
+        mask = rows.attention_mask
         hidden = self.trunk(
             input_ids=rows.input_ids,
-            attention_mask=rows.attention_mask,
+            attention_mask=mask.masks() if isinstance(mask, LateMasks) else mask,
             position_ids=rows.position_ids,
             **given,
         ).last_hidden_state
@@ -258,10 +278,10 @@ class Classifier:
         setattr(run, _SKIPS, True)
         return run
 
-    def _shares_exactly(self, layout: MaskLayout, begun: int) -> bool:
+    def _shares_exactly(self, layout: MaskLayout, begun: int, packed: bool = False) -> bool:
         """Try sharing on four short sequences: what a config does not tell, the scores do.
 
-        The first ``begun`` tokens, which all share, are run apart.
+        The first ``begun`` tokens, which all share, are run apart; or the rows are packed.
         """
         generator = np.random.default_rng(0)
         size = int(self.inner.config.get_text_config().vocab_size)
@@ -280,14 +300,11 @@ class Classifier:
 
         try:
             with self.tried():
-                shared = shared_rows(
-                    tokens,
-                    [[0, 1], [2, 3]],
-                    token_budget=64,
-                    pad_id=self.pad_id,
-                    layout=layout,
-                    beginning=self._run_beginning(begin[:begun]) if begun else None,
-                )
+                how: dict[str, Any] = {"token_budget": 64, "pad_id": self.pad_id, "layout": layout}
+                if begun:
+                    how["beginning"] = self._run_beginning(begin[:begun])
+                make = packed_rows if packed else shared_rows
+                shared = make(tokens, [[0, 1], [2, 3]], **how)
                 expected, found = ends(plain), ends(shared)
         except (TypeError, ValueError, RuntimeError, AttributeError):
             return False

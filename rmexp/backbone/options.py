@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from rmexp.errors import UserError
 
 Precision = Literal["32", "bf16"]
+AttentionKind = Literal["sdpa", "flex"]
 PeftKind = Literal["full", "lora", "qlora", "head_only", "last_k"]
 
 

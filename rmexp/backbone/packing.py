@@ -50,7 +50,7 @@ class MaskLayout:
 
 
 @dataclass(frozen=True)
-class _Row:
+class SharedRow:
     """Sequences that share their first ``prefix`` tokens, of which the first ``skip`` are left out.
 
     ``length`` counts the tokens that are run.
@@ -62,9 +62,11 @@ class _Row:
     skip: int = 0
 
     def prefix_of(self, tokens: Sequence[Tokens]) -> NDArray[np.int32]:
+        """The ids of the shared prefix."""
         return tokens[self.members[0]].ids[: self.prefix]
 
-    def after(self, skip: int) -> _Row:
+    def after(self, skip: int) -> SharedRow:
+        """The same without its first tokens."""
         return replace(self, length=self.length - skip, skip=skip)
 
 
@@ -91,7 +93,7 @@ def shared_rows(
         states: each asked sequence's frozen states ``[tokens, width]``.
         beginning: already run; rows that begin so leave it out and follow it.
     """
-    rows = [row for family in families for row in _split(tokens, family, token_budget)]
+    rows = [row for family in families for row in split_family(tokens, family, token_budget)]
     begun, whole = [], rows
     if beginning is not None:
         begun = [r.after(len(beginning)) for r in rows if beginning.starts(r.prefix_of(tokens))]
@@ -104,9 +106,11 @@ def shared_rows(
     ]
 
 
-def _split(tokens: Sequence[Tokens], family: Sequence[int], token_budget: int) -> list[_Row]:
+def split_family(
+    tokens: Sequence[Tokens], family: Sequence[int], token_budget: int
+) -> list[SharedRow]:
     """A family as rows: as many members a row as the budget holds, at least two."""
-    rows: list[_Row] = []
+    rows: list[SharedRow] = []
     members: list[int] = []
     for member in family:
         row = _row(tokens, [*members, member])
@@ -119,14 +123,14 @@ def _split(tokens: Sequence[Tokens], family: Sequence[int], token_budget: int) -
     return rows
 
 
-def _row(tokens: Sequence[Tokens], members: Sequence[int]) -> _Row:
+def _row(tokens: Sequence[Tokens], members: Sequence[int]) -> SharedRow:
     ids = [tokens[i].ids for i in members]
     prefix = common_prefix(ids)
-    return _Row(tuple(members), prefix, prefix + sum(len(s) - prefix for s in ids))
+    return SharedRow(tuple(members), prefix, prefix + sum(len(s) - prefix for s in ids))
 
 
 def _build(
-    rows: Sequence[_Row],
+    rows: Sequence[SharedRow],
     tokens: Sequence[Tokens],
     pad_id: int,
     layout: MaskLayout,

@@ -15,11 +15,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
-from rmexp.backbone.acceleration import checkpoint_layers, compile_layers
+from rmexp.backbone.acceleration import checkpoint_layers, compile_layers, pack_rows
 from rmexp.backbone.classifier import Classifier, head_names
 from rmexp.backbone.frozen import GB, FrozenStates
 from rmexp.backbone.load import load_sequence_classifier
-from rmexp.backbone.options import PeftOptions, Precision
+from rmexp.backbone.options import AttentionKind, PeftOptions, Precision
 from rmexp.backbone.sharding import StrategyName, strategy_of, whole_weights
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
 from rmexp.backbone.text import TemplateName, TextTemplate
@@ -110,6 +110,7 @@ def train_reward_model(
     must_resume: bool = False,
     checkpoint_steps: int = 0,
     sharded_checkpoints: bool = False,
+    attention: AttentionKind = "sdpa",
     gradient_checkpointing: bool = False,
     compile_model: bool = False,
     save: bool = True,
@@ -170,6 +171,8 @@ def train_reward_model(
             epoch's last step is written on the next. Says so where there is no place for any.
         sharded_checkpoints: each rank writes its own part of a checkpoint (fsdp), so that no
             rank ever holds the whole; ``rmexp export`` puts the parts together.
+        attention: sdpa, rows of like length with a mask each; or flex, pairs packed into rows of
+            ``token_budget`` tokens for FlexAttention, whose kernel for training is a GPU's.
         gradient_checkpointing: run each layer again in the backward pass, instead of keeping what
             it computed: less memory, about a third more time, the same losses.
         compile_model: compile the layers (a minute or more at the start).
@@ -197,6 +200,8 @@ def train_reward_model(
         weights = weights_fingerprint(path, commit=True, cache_dir=cache_dir)
         classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
         untrained = _prepare(classifier, loss)
+        if attention == "flex":
+            pack_rows(classifier)
         if gradient_checkpointing:
             checkpoint_layers(classifier)
         if compile_model:
@@ -251,6 +256,7 @@ def train_reward_model(
             "shuffle": shuffle,
             "precision": precision,
             "token_budget": token_budget,
+            "attention": attention,
             "share_prompts": share_prompts,
             "template": form.name,
             "max_length": max_length,

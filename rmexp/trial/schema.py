@@ -202,6 +202,11 @@ class TrainerConfig(Section):
         description="tokens in one forward pass, a longer text alone; on a CPU 512 at most; for "
         "speed, not for memory: all passes of a micro-batch are kept until its backward pass",
     )
+    attention: Literal["sdpa", "flex"] = Field(
+        "sdpa",
+        description="sdpa: rows of like length, a mask each; flex: pairs packed into rows of "
+        "token_budget tokens for FlexAttention (causal models; compiled on a GPU, slow on a CPU)",
+    )
     warmup_steps: int = Field(
         10,
         ge=0,

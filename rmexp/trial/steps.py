@@ -321,6 +321,7 @@ def train(
         checkpoint_steps=config.trainer.checkpoint_steps,
         frozen_cache_bytes=_frozen_bytes(config),
         sharded_checkpoints=config.trainer.sharded_checkpoints,
+        attention=config.trainer.attention,
         gradient_checkpointing=config.trainer.gradient_checkpointing,
         compile_model=config.trainer.compile,
         resolved=config.to_plain(),
