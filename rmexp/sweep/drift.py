@@ -21,7 +21,7 @@ from rmexp.sweep.study import StudyFolder, finished_trials
 from rmexp.trial.record import TrialRecord
 from rmexp.trial.schema import FREE_KEYS, TrialConfig
 
-_CONFIG = "config"
+CONFIG = "config"
 _SPACE = "space"
 _SHOWN = 3
 # What a trial reads beside its config; an adapter and a rater only where it has one.
@@ -51,9 +51,9 @@ def refuse_drift(study: optuna.Study, config: Mapping[str, Any], space: Space) -
     ranges = {
         d.key: optuna.distributions.distribution_to_json(d.distribution) for d in space.dimensions
     }
-    noted = study.user_attrs.get(_CONFIG)
+    noted = study.user_attrs.get(CONFIG)
     if noted is None:
-        study.set_user_attr(_CONFIG, now)
+        study.set_user_attr(CONFIG, now)
         study.set_user_attr(_SPACE, ranges)
         return
     # A key that has come to rmexp since the study began was, unsaid, at its default.

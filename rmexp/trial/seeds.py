@@ -78,7 +78,7 @@ def run_seeds(
             ended.append(last)
             if seed != config.seeds[0]:
                 shutil.rmtree(own / MODEL, ignore_errors=True)
-            tracker.log(_means(ended), step_metric="seeds", step=len(ended))
+            tracker.log(_means(ended), step_metric="epoch", step=len(ended) * config.epochs)
             search.seed_ended(last)
             if search.stop and len(ended) < len(config.seeds):
                 break

@@ -67,7 +67,7 @@ def status(view: StudyView) -> Group:
             table.add_row(
                 str(trial.number),
                 step_of(trial),
-                "" if epoch is None else f"{epoch} of {trial.params.get('epochs', '?')}",
+                "" if epoch is None else f"{epoch} of {view.epochs_of(trial) or '?'}",
                 "" if epoch is None else f"{trial.curve[epoch]:.4f}",
                 *[short(trial.params.get(key)) for key in view.keys],
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from rmexp.errors import UserError
+from rmexp.sweep.drift import CONFIG
 from rmexp.sweep.failures import FailureRow, failure_rows
 from rmexp.sweep.leases import gone
 from rmexp.sweep.ledger import (
@@ -93,6 +94,7 @@ class StudyView:
         best: numbers of the best trial, or of the Pareto front; empty before one is complete.
         target: finished trials wanted; None where the study does not say.
         failures: one row a kind.
+        fixed: the config keys, dotted, that are the same for all trials.
     """
 
     folder: StudyFolder
@@ -103,6 +105,7 @@ class StudyView:
     best: tuple[int, ...]
     target: int | None
     failures: tuple[FailureRow, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -125,6 +128,11 @@ class StudyView:
             if trial.number == number:
                 return trial
         raise UserError(f"study '{self.name}' has no trial {number}")
+
+    def epochs_of(self, trial: TrialView) -> int | None:
+        """Epochs of a trial over all its seeds; None where nothing tells."""
+        epochs = trial.params.get("epochs", self.fixed.get("epochs"))
+        return None if epochs is None else int(epochs) * max(1, len(self.fixed.get("seeds") or ()))
 
     def of_state(self, *states: str) -> list[TrialView]:
         """The trials in any of these states."""
@@ -158,6 +166,7 @@ def view_study(study: optuna.Study, folder: StudyFolder) -> StudyView:
         best=tuple(sorted(t.number for t in found)),
         target=study.user_attrs.get("target"),
         failures=tuple(failure_rows(frozen)),
+        fixed=study.user_attrs.get(CONFIG, {}),
     )
 
 

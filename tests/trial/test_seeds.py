@@ -220,7 +220,7 @@ def test_each_seed_has_a_run_of_its_own_at_the_tracker(
     monkeypatch.setattr(assembly, "tracker", lambda config, info: Noting(info))
     config = config_of(tmp_path)
     run_trial(config, directory=tmp_path / "0007", identity=TrialIdentity("s", 7, 1))
-    assert runs["s-trial-7-1"] == ["s-0007", "trial", ("seeds", 1), ("seeds", 2), "complete"]
+    assert runs["s-trial-7-1"] == ["s-0007", "trial", ("epoch", 2), ("epoch", 4), "complete"]
     for seed in SEEDS:
         name, kind, *_, state = runs[f"s-trial-7-1-seed{seed}"]
         assert (name, kind, state) == (f"s-0007-seed{seed}", "seed", "complete")

@@ -26,6 +26,15 @@ def test_status_names_counts_best_and_running_trials(
     assert f"{running.intermediate_values[last]:.4f}" in row
 
 
+def test_epochs_are_counted_over_all_seeds(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    study, folder = make_study(tmp_path, trials=2)
+    epochs = study.get_trials()[1].params["epochs"]
+    assert view_study(study, folder).epochs_of(view_study(study, folder).trial(1)) == epochs
+    study.set_user_attr("config", {"seeds": [0, 1, 2]})
+    main(["status", "synthetic", "--output-dir", str(tmp_path)])
+    assert f" of {3 * epochs} " in capsys.readouterr().out
+
+
 def test_status_says_why_trials_failed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     study, _ = make_study(tmp_path)
     failed = study.get_trials()[11]
