@@ -85,7 +85,7 @@ def checkpoint_model(path: Path, *, cache_dir: Path | None = None) -> RewardMode
         for name, parameter in classifier.model.named_parameters():
             if f"model.{name}" in weights:
                 parameter.copy_(weights[f"model.{name}"])
-            # A bias that cancels in every pair is not trained: see _prepare in train.py.
+            # A bias that cancels in every pair is not trained: see _prepare in trainable.py.
             elif parameter.requires_grad and name not in made_of["untrained"]:
                 raise UserError(f"{path}: no weight {name} in it")
     classifier.model.eval()

@@ -15,14 +15,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
-from rmexp.backbone.acceleration import checkpoint_layers, compile_layers, pack_rows
-from rmexp.backbone.classifier import Classifier, head_names
 from rmexp.backbone.frozen import GB, FrozenStates
-from rmexp.backbone.load import load_sequence_classifier
 from rmexp.backbone.options import AttentionKind, PeftOptions, Precision
 from rmexp.backbone.sharding import StrategyName, strategy_of, whole_weights
 from rmexp.backbone.sources import resolve_model, weights_fingerprint
-from rmexp.backbone.text import TemplateName, TextTemplate
+from rmexp.backbone.text import TemplateName
 from rmexp.backbone.threads import torch_threads
 from rmexp.backbone.tokens import TokenStore
 from rmexp.errors import UserError
@@ -42,6 +39,7 @@ from rmexp.reward.module import Drift, Report, Resumed, RewardModule
 from rmexp.reward.options import LossOptions, OptimiserOptions, Schedule
 from rmexp.reward.progress import StepProgress, Warnings
 from rmexp.reward.ranks import SameRun, rank_environment
+from rmexp.reward.trainable import text_template, trainable_classifier
 
 FROZEN_CACHE_BYTES = 4 * GB
 
@@ -198,16 +196,17 @@ def train_reward_model(
 
         path = resolve_model(model, cache_dir)
         weights = weights_fingerprint(path, commit=True, cache_dir=cache_dir)
-        classifier = load_sequence_classifier(path, precision=precision, seed=seed, peft=peft)
-        untrained = _prepare(classifier, loss)
-        if attention == "flex":
-            pack_rows(classifier)
-        if gradient_checkpointing:
-            checkpoint_layers(classifier)
-        if compile_model:
-            compile_layers(classifier)
-
-        form = _template(classifier, template, max_length)
+        classifier, untrained = trainable_classifier(
+            path,
+            precision=precision,
+            seed=seed,
+            peft=peft,
+            loss=loss,
+            attention=attention,
+            gradient_checkpointing=gradient_checkpointing,
+            compile_model=compile_model,
+        )
+        form = text_template(classifier, template, max_length)
         store = TokenStore(form, cache_dir)
         data = tokenise_pairs(train, store)
         if not len(data.pairs):
@@ -372,36 +371,6 @@ def _save(trainer: pl.Trainer, reward: RewardModel, folder: Path) -> Path:
         reward.save(folder, weights)
     trainer.strategy.barrier()
     return folder
-
-
-def _template(classifier: Classifier, name: TemplateName, max_length: int) -> TextTemplate:
-    limit = classifier.longest
-    if limit is not None and max_length > limit:
-        raise UserError(f"max_length={max_length}: this model has positions for {limit} tokens")
-    return TextTemplate(
-        classifier.tokenizer, name=name, max_length=max_length, causal=classifier.causal
-    )
-
-
-def _prepare(classifier: Classifier, loss: LossOptions) -> list[str]:
-    """Training mode (only adapters have dropout then), and no noise in the score's bias.
-
-    Without centering the bias cancels in every pair: its gradient is rounding noise, which AdamW
-    would scale up to whole steps.
-
-    Returns:
-        Names of the weights that are so left out.
-    """
-    classifier.model.train()
-    if loss.center_coefficient:
-        return []
-    heads = [getattr(classifier.inner, name) for name in head_names(classifier.inner)]
-    linear = [m for head in heads for m in head.modules() if isinstance(m, torch.nn.Linear)]
-    left_out = [m.bias for m in linear if m.out_features == 1 and m.bias is not None]
-    for bias in left_out:
-        bias.requires_grad_(False)
-    ids = {id(bias) for bias in left_out}
-    return [name for name, p in classifier.model.named_parameters() if id(p) in ids]
 
 
 @contextmanager
