@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rmexp.backbone.packed import packed_attention
+from rmexp.backbone.packed import flex, whole_matrix
 
 NAME = "rmexp_short_rows"
 LONGEST = 512  # the products keep tokens^2 numbers a head for the backward pass
@@ -43,11 +43,12 @@ def short_rows_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend: ``[batch, heads, tokens, width]`` to ``[batch, tokens, heads, width]``."""
-    if not isinstance(attention_mask, torch.Tensor | None):
-        softcap = kwargs.get("softcap")
-        mixed = packed_attention(query, key, value, attention_mask, scaling, softcap)
-        return mixed.transpose(1, 2).contiguous(), None
     batch, heads, tokens, width = query.shape
+    scale = width**-0.5 if scaling is None else scaling
+    if not isinstance(attention_mask, torch.Tensor | None):
+        attend = whole_matrix if query.device.type == "cpu" else flex
+        mixed = attend(query, key, value, attention_mask, scale, kwargs.get("softcap"))
+        return mixed.transpose(1, 2).contiguous(), None
     groups = heads // key.shape[1]
     short = (
         query.device.type == "cpu"
@@ -83,7 +84,6 @@ def short_rows_attention(
     # The heads that share a key stand below each other, so that no key is copied.
     rows = query.reshape(batch * heads // groups, groups * tokens, width)
     keys = key.reshape(-1, tokens, width).transpose(1, 2)
-    scale = width**-0.5 if scaling is None else scaling
     if bias is None:
         scores = torch.bmm(rows * scale, keys)
     else:

@@ -174,24 +174,12 @@ class Classifier:
                 apart = set(long)
                 left = [[i for i in family if i not in apart] for family in families]
                 families = [family for family in left if family]
+            how: dict[str, Any] = {"token_budget": token_budget, "pad_id": self.pad_id}
+            how |= {"layout": self.layout, "states": states}
             if self.packs:
-                return alone + packed_rows(
-                    tokens,
-                    families,
-                    token_budget=token_budget,
-                    pad_id=self.pad_id,
-                    layout=self.layout,
-                    states=states,
-                )
-            return alone + shared_rows(
-                tokens,
-                families,
-                token_budget=token_budget,
-                pad_id=self.pad_id,
-                layout=self.layout,
-                states=states,
-                beginning=self._beginning(tokens, families) if share_beginning else None,
-            )
+                return alone + packed_rows(tokens, families, **how)
+            beginning = self._beginning(tokens, families) if share_beginning else None
+            return alone + shared_rows(tokens, families, beginning=beginning, **how)
         needs_no_mask = self.causal and not self._attends_ahead
         others = np.setdiff1d(np.arange(len(tokens)), long)
         groups = length_groups([len(tokens[i].ids) for i in others], token_budget)

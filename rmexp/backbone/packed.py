@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rmexp.backbone.batching import Rows, stack_states
-from rmexp.backbone.packing import MaskLayout, SharedRow, split_family
+from rmexp.backbone.packing import MaskLayout, SharedRow, follows, split_family
 from rmexp.backbone.text import Tokens
 
 # FlexAttention masks in blocks of so many tokens.
@@ -63,11 +63,11 @@ class PackedPlaces:
 
         family, branch, position = self.family, self.branch, self.position
 
-        # Of indices as tensors; closed over tensors alone, so that one compilation serves all rows.
+        # The tensors are inputs of the compiled kernel, so that one compilation serves all rows.
         def sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            related = (branch[key] == 0) | (branch[key] == branch[query])
             distance = position[query] - position[key]
-            seen = (family[query] == family[key]) & related & (distance >= 0)
+            seen = family[query] == family[key]
+            seen = seen & follows(branch[query], branch[key], distance)
             return seen if window is None else seen & (distance < window)
 
         size = len(family)
@@ -110,66 +110,41 @@ def _build(
     layout: MaskLayout,
     states: Sequence[torch.Tensor] | None,
 ) -> Rows:
-    real = sum(row.length for row in rows)
+    laid_out = [row.laid_out(tokens) for row in rows]
+    lengths = [row.length for row in rows]
+    real = sum(lengths)
     width = -(-real // _BLOCK) * _BLOCK
-    ids = np.full((1, width), pad_id, dtype=np.int64)
-    position = np.zeros((1, width), dtype=np.int64)
-    family = np.full(width, _PADDING, dtype=np.int64)
-    branch = np.zeros(width, dtype=np.int64)
-    ends: list[tuple[int, int]] = []
-    pieces: list[torch.Tensor] = []
-    at = 0
-    for number, row in enumerate(rows):
-        parts = [(row.prefix_of(tokens), 0)]
-        parts += [(tokens[member].ids[row.prefix :], row.prefix) for member in row.members]
-        for own, (part, before) in enumerate(parts):
-            here = slice(at, at + len(part))
-            ids[0, here], family[here], branch[here] = part, number, own
-            position[0, here] = np.arange(before, before + len(part))
-            at += len(part)
-            if own:
-                ends.append((at - 1, row.members[own - 1]))
-        if states is not None:
-            pieces.append(states[row.members[0]][: row.prefix])
-            pieces += [states[member][row.prefix :] for member in row.members]
-    column, sequence = np.array(ends, dtype=np.int64).T
-    places = PackedPlaces(
-        torch.from_numpy(family),
-        torch.from_numpy(branch),
-        torch.from_numpy(position[0].copy()),
-        layout,
-    )
+    starts = np.cumsum([0, *lengths[:-1]])
+
+    def whole(parts: Sequence[Any], filling: int) -> torch.Tensor:
+        column = np.full(width, filling, dtype=np.int64)
+        column[:real] = np.concatenate(parts)
+        return torch.from_numpy(column)
+
+    position = whole([own.position for own in laid_out], 0)
+    ends = [start + own.ends for start, own in zip(starts, laid_out, strict=True)]
+    members = [member for row in rows for member in row.members]
+    hidden = None
+    if states is not None:
+        hidden = stack_states([[p for row in rows for p in row.states_of(states)]], width)
     return Rows(
-        input_ids=torch.from_numpy(ids),
-        row=torch.zeros(len(ends), dtype=torch.long),
-        column=torch.from_numpy(column.copy()),
-        sequence=sequence.copy(),
+        input_ids=whole([own.ids for own in laid_out], pad_id)[None],
+        row=torch.zeros(len(members), dtype=torch.long),
+        column=torch.from_numpy(np.concatenate(ends)),
+        sequence=np.array(members, dtype=np.int64),
         tokens=real,
-        attention_mask=places,
-        position_ids=torch.from_numpy(position),
-        hidden=None if states is None else stack_states([pieces], width),
+        attention_mask=PackedPlaces(
+            family=whole([np.repeat(np.arange(len(rows)), lengths)], _PADDING),
+            branch=whole([own.branch for own in laid_out], 0),
+            position=position,
+            layout=layout,
+        ),
+        position_ids=position[None],
+        hidden=hidden,
     )
 
 
-def packed_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: Any,
-    scaling: float | None,
-    softcap: float | None,
-) -> torch.Tensor:
-    """Attend by a ``BlockMask``: ``[batch, heads, tokens, width]`` to the same.
-
-    A GPU runs FlexAttention's compiled kernel. A CPU, for which that has no backward pass, computes
-    the whole matrix, which is right and slow.
-    """
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend = _whole_matrix if query.device.type == "cpu" else _flex
-    return attend(query, key, value, mask, scale, softcap)
-
-
-def _flex(
+def flex(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -177,6 +152,10 @@ def _flex(
     scale: float,
     softcap: float | None,
 ) -> torch.Tensor:
+    """Attend by a ``BlockMask``: ``[batch, heads, tokens, width]`` to the same.
+
+    By FlexAttention: a GPU's compiled kernel. A CPU has no backward pass of it.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled = query.device.type != "cpu" and not torch.compiler.is_compiling()
@@ -209,7 +188,7 @@ def _capped(softcap: float) -> Callable[..., torch.Tensor]:
     return cap
 
 
-def _whole_matrix(
+def whole_matrix(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -217,6 +196,7 @@ def _whole_matrix(
     scale: float,
     softcap: float | None,
 ) -> torch.Tensor:
+    """The same by the whole matrix of scores: right everywhere, and slow."""
     seen = getattr(mask, "_rmexp_whole", None)
     if seen is None:
         from torch.nn.attention.flex_attention import create_mask

@@ -50,6 +50,23 @@ class MaskLayout:
 
 
 @dataclass(frozen=True)
+class LaidOut:
+    """The tokens of a family in a row.
+
+    Attributes:
+        ids: ``[tokens]``.
+        position: ``[tokens]``, the place of each in its own sequence.
+        branch: ``[tokens]``, 0 for what all share, else whose tail it is.
+        ends: ``[members]``, where each member's last token stands.
+    """
+
+    ids: NDArray[np.int32]
+    position: NDArray[np.int64]
+    branch: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class SharedRow:
     """Sequences that share their first ``prefix`` tokens, of which the first ``skip`` are left out.
 
@@ -64,6 +81,27 @@ class SharedRow:
     def prefix_of(self, tokens: Sequence[Tokens]) -> NDArray[np.int32]:
         """The ids of the shared prefix."""
         return tokens[self.members[0]].ids[: self.prefix]
+
+    def laid_out(self, tokens: Sequence[Tokens]) -> LaidOut:
+        """Its tokens, one behind the other: what is shared, then each member's own."""
+        prefix = self.prefix
+        parts = [self.prefix_of(tokens)[self.skip :]]
+        parts += [tokens[member].ids[prefix:] for member in self.members]
+        starts = [self.skip] + [prefix] * len(self.members)
+        lengths = [len(part) for part in parts]
+        return LaidOut(
+            ids=np.concatenate(parts),
+            position=np.concatenate(
+                [np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)]
+            ),
+            branch=np.repeat(np.arange(len(parts)), lengths),
+            ends=np.cumsum(lengths)[1:] - 1,
+        )
+
+    def states_of(self, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The frozen states of the same tokens, in pieces."""
+        shared = states[self.members[0]][self.skip : self.prefix]
+        return [shared, *(states[member][self.prefix :] for member in self.members)]
 
     def after(self, skip: int) -> SharedRow:
         """The same without its first tokens."""
@@ -141,34 +179,17 @@ def _build(
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     position = np.zeros((len(rows), width), dtype=np.int64)
     branch = np.full((len(rows), width), _PADDING, dtype=np.int64)
-    place: list[tuple[int, int, int]] = []
+    ends = []
     for number, row in enumerate(rows):
-        prefix = row.prefix
-        at = prefix - row.skip
-        ids[number, :at] = row.prefix_of(tokens)[row.skip :]
-        position[number, :at] = np.arange(row.skip, prefix)
-        branch[number, :at] = 0
-        for own, member in enumerate(row.members, start=1):
-            tail = tokens[member].ids[prefix:]
-            here = slice(at, at + len(tail))
-            ids[number, here] = tail
-            position[number, here] = np.arange(prefix, prefix + len(tail))
-            branch[number, here] = own
-            at += len(tail)
-            place.append((number, at - 1, member))
-    row_of, column, sequence = np.array(place, dtype=np.int64).T
-    hidden = None
-    if states is not None:
-        pieces = [
-            [states[r.members[0]][r.skip : r.prefix]] + [states[m][r.prefix :] for m in r.members]
-            for r in rows
-        ]
-        hidden = stack_states(pieces, width)
+        own = row.laid_out(tokens)
+        here = number, slice(len(own.ids))
+        ids[here], position[here], branch[here] = own.ids, own.position, own.branch
+        ends.append(own.ends)
     return Rows(
         input_ids=torch.from_numpy(ids),
-        row=torch.from_numpy(row_of.copy()),
-        column=torch.from_numpy(column.copy()),
-        sequence=sequence.copy(),
+        row=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(e) for e in ends])),
+        column=torch.from_numpy(np.concatenate(ends)),
+        sequence=np.array([member for row in rows for member in row.members], dtype=np.int64),
         tokens=sum(r.length for r in rows),
         attention_mask=_masks(
             torch.from_numpy(branch),
@@ -177,9 +198,19 @@ def _build(
             0 if beginning is None else len(beginning),
         ),
         position_ids=torch.from_numpy(position),
-        hidden=hidden,
+        hidden=None if states is None else stack_states([r.states_of(states) for r in rows], width),
         beginning=beginning,
     )
+
+
+def follows(query: Any, key: Any, distance: Any) -> Any:
+    """Who sees whom within a family: what all share, and what is one's own, if not ahead.
+
+    Args:
+        query, key: branches of the token that looks and of the one that is looked at.
+        distance: between their positions.
+    """
+    return ((key == 0) | (key == query)) & (distance >= 0)
 
 
 def _masks(
@@ -194,7 +225,7 @@ def _masks(
     key = torch.cat([torch.zeros(rows, before, dtype=torch.long), branch], dim=1)[:, None, :]
     places = torch.cat([torch.arange(before).expand(rows, before), position], dim=1)
     distance = position[:, :, None] - places[:, None, :]
-    full = (query != _PADDING) & ((key == 0) | (key == query)) & (distance >= 0)
+    full = (query != _PADDING) & follows(query, key, distance)
     # Padding must see something, or its softmax is NaN: it sees itself.
     full[:, :, before:] |= torch.eye(width, dtype=torch.bool)
     full = full[:, None]

@@ -101,7 +101,7 @@ def _train(config: DictConfig) -> None:
     from rmexp.trial.early import check_device
     from rmexp.trial.going_on import forget_checkpoints, run_to_go_on
     from rmexp.trial.schema import checked, trial_config
-    from rmexp.trial.seed_files import has_progress, remove_progress
+    from rmexp.trial.unfinished import has_progress, remove_progress
 
     plain, rest = split_config(config)
     trial = trial_config(plain)

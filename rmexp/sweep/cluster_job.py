@@ -14,7 +14,7 @@ from typing import Any
 from rmexp.sweep import mailbox
 from rmexp.sweep.job import LOG, TrialJob
 from rmexp.trial.record import FILE_NAME
-from rmexp.trial.seed_files import has_progress
+from rmexp.trial.unfinished import has_progress
 
 _LOOK = 1.0
 

@@ -9,7 +9,7 @@ from rmexp.sweep.ledger import DIRECTORY, Ledger
 from rmexp.sweep.schema import SweepConfig
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import MODEL
-from rmexp.trial.seed_files import has_progress, remove_progress, with_progress
+from rmexp.trial.unfinished import has_progress, remove_progress, with_progress
 
 
 def keep_models(folder: StudyFolder, ledger: Ledger, config: SweepConfig) -> None:

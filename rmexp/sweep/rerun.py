@@ -13,7 +13,7 @@ from rmexp.sweep.drift import config_drift, content_drift
 from rmexp.sweep.study import StudyFolder
 from rmexp.trial.record import FILE_NAME, MODEL, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrainerConfig, TrialConfig
-from rmexp.trial.seed_files import remove_progress
+from rmexp.trial.unfinished import remove_progress
 
 if TYPE_CHECKING:
     import optuna

@@ -11,7 +11,7 @@ from rmexp.reward.checkpoint_files import CHECKPOINTS, read_made_of
 from rmexp.tracking.tracker import flatten
 from rmexp.trial.record import FILE_NAME, TrialRecord
 from rmexp.trial.schema import FREE_KEYS, TrialConfig
-from rmexp.trial.seed_files import has_progress, parts, remove_progress
+from rmexp.trial.unfinished import has_progress, parts, remove_progress
 
 RUNS = "runs"
 LAST = "last"

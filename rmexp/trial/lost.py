@@ -15,7 +15,7 @@ from typing import Any
 from rmexp.trial import assembly
 from rmexp.trial.record import FILE_NAME, TrialIdentity
 from rmexp.trial.schema import TrialConfig, trial_config
-from rmexp.trial.seed_files import seed_directory
+from rmexp.trial.unfinished import seed_directory
 
 
 def close_lost_run(

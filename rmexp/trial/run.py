@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import shutil
 import time
 import traceback as traceback_module
@@ -25,7 +24,7 @@ from rmexp.trial.ranks import check_can_start, run_ranks
 from rmexp.trial.reading import evaluation_sets
 from rmexp.trial.record import MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
-from rmexp.trial.seeds import run_seeds
+from rmexp.trial.seeds import run_each_seed
 from rmexp.trial.steps import (
     Advance,
     Progress,
@@ -40,6 +39,7 @@ from rmexp.trial.steps import (
     read_and_note,
     train,
 )
+from rmexp.trial.unfinished import copy_whole
 
 
 def run_trial(
@@ -55,7 +55,7 @@ def run_trial(
 ) -> TrialRecord:
     """Run one trial: read, rate, select, label, train, evaluate.
 
-    With several seeds each is trained by itself, see :func:`rmexp.trial.seeds.run_seeds`.
+    With several seeds each is trained by itself, see :func:`rmexp.trial.seeds.run_each_seed`.
 
     Args:
         config: the resolved config.
@@ -91,7 +91,7 @@ def run_trial(
     how: dict[str, Any] = {"directory": directory, "identity": identity, "report": report}
     how |= {"progress": progress, "advance": advance}
     how |= {"resume_from": resume_from, "must_resume": must_resume}
-    return run_seeds(config, _run_one, **how) if config.seeds else _run_one(config, **how)
+    return run_each_seed(config, _run_one, **how) if config.seeds else _run_one(config, **how)
 
 
 def _run_one(config: TrialConfig, **how: Any) -> TrialRecord:
@@ -211,15 +211,10 @@ def _copy_checkpoint(old: Path, new: Path) -> bool:
     checkpoints = old / CHECKPOINTS
     if not checkpoints.is_dir() or (new / CHECKPOINTS).exists():
         return (new / CHECKPOINTS).is_dir()
-    partial = new / f".checkpoints.{os.getpid()}"
     try:
-        shutil.copytree(checkpoints, partial, ignore=shutil.ignore_patterns(NEXT))
-        # At once, as a job that is killed here begins again with what it finds.
-        partial.rename(new / CHECKPOINTS)
+        copy_whole(checkpoints, new / CHECKPOINTS, leave_out=NEXT)
     except (OSError, shutil.Error):
-        # A process that was thought dead may still be replacing them.
-        shutil.rmtree(partial, ignore_errors=True)
-        return False
+        return False  # a process that was thought dead may still be replacing them
     return True
 
 

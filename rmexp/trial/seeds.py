@@ -21,8 +21,8 @@ from rmexp.trial import assembly, reading
 from rmexp.trial.model_card import add_to_card
 from rmexp.trial.record import FILE_NAME, MODEL, State, TrialIdentity, TrialRecord
 from rmexp.trial.schema import TrialConfig
-from rmexp.trial.seed_files import remove_progress, seed_directory
 from rmexp.trial.steps import Advance, Progress, Report
+from rmexp.trial.unfinished import copy_whole, remove_progress, seed_directory
 from rmexp.trial.versions import code_fingerprint, library_versions
 
 _ENDS = ("_low", "_high")
@@ -31,7 +31,7 @@ _ENDS = ("_low", "_high")
 RunOne = Callable[..., TrialRecord]
 
 
-def run_seeds(
+def run_each_seed(
     config: TrialConfig,
     run_one: RunOne,
     *,
@@ -52,15 +52,17 @@ def run_seeds(
     tracker = assembly.tracker(config.tracker, assembly.run_info(config, identity, directory))
     search = _Search(report, config.epochs)
     ended: list[TrialRecord] = []
-    last: TrialRecord | None = None
+    last: TrialRecord
     clock = time.monotonic()
     try:
         for seed in config.seeds:
             own = seed_directory(directory, seed)
             of_seed = config.with_seed(seed)
             old = None if resume_from is None else seed_directory(resume_from, seed)
-            last = _ended_before(of_seed, old, own, keeps_model=seed == config.seeds[0])
-            if last is None:
+            before = _ended_before(of_seed, old, own, keeps_model=seed == config.seeds[0])
+            if before is not None:
+                last = before
+            else:
                 own.mkdir(exist_ok=True)
                 goes_on = old is not None and last_checkpoint(old / CHECKPOINTS) is not None
                 last = run_one(
@@ -79,13 +81,12 @@ def run_seeds(
             if seed != config.seeds[0]:
                 shutil.rmtree(own / MODEL, ignore_errors=True)
             tracker.log(_means(ended), step_metric="epoch", step=len(ended) * config.epochs)
-            search.seed_ended(last)
+            search.seed_ended(last, tell=before is not None)
             if search.stop and len(ended) < len(config.seeds):
                 break
     except KeyboardInterrupt:
         tracker.finish("failed", "interrupted", {})
         raise
-    assert last is not None
     record = _together(config, identity, ended, last, search)
     record.times["total"] = round(time.monotonic() - clock, 3)
     if record.state == "complete":
@@ -147,15 +148,15 @@ class _Search:
 
         return told
 
-    def seed_ended(self, record: TrialRecord) -> None:
-        """Take a seed's end; one that was not trained again has its mean reported once."""
+    def seed_ended(self, record: TrialRecord, *, tell: bool) -> None:
+        """Take a seed's end, and tell it where no epoch of it was: that the trial went on behind it
+        is decided.
+        """
         if record.objective is None or len(record.objectives) > 1:
             return
         self.values.append(record.objective)
-        unheard = self.report is not None and self.value is None
-        if unheard and self.report is not None:
+        if tell and self.report is not None:
             self.report(len(self.values) * self.epochs, fmean(self.values))
-        self.value = None if unheard else self.value
 
 
 def _together(
@@ -292,7 +293,8 @@ def _ended_before(
         if there != own:
             own.mkdir(parents=True, exist_ok=True)
             if keeps_model:
-                _copy(there / MODEL, own / MODEL)
+                shutil.rmtree(own / MODEL, ignore_errors=True)
+                copy_whole(there / MODEL, own / MODEL)
             record.write(own)
         return record
     return None
@@ -306,14 +308,6 @@ def _complete(directory: Path, config: TrialConfig) -> TrialRecord | None:
     same = record.state == "complete" and record.config == config.to_plain()
     code = record.fingerprints.get("code", {}).get("hexdigest") == code_fingerprint().hexdigest
     return record if same and code and record.versions == library_versions() else None
-
-
-def _copy(old: Path, new: Path) -> None:
-    """Copy a folder so that a crash leaves all of it or nothing."""
-    partial = new.with_name(f".{new.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(old, partial)
-    _keep_model(partial, new)
 
 
 def _keep_model(made: Path, place: Path) -> None:

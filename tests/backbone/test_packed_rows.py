@@ -12,7 +12,7 @@ from reward_runs import run, weights
 from shared_prompts import CONFIGS, families
 from small_models import classifier_of
 
-from rmexp.backbone import packed
+from rmexp.backbone import attention, packed
 from rmexp.backbone.attention import use_short_rows
 from rmexp.backbone.classifier import Classifier
 from rmexp.backbone.packed import packed_rows
@@ -31,14 +31,14 @@ def packing(name: str) -> Classifier:
 
 
 @pytest.mark.parametrize("name", PACKING)
-@pytest.mark.parametrize("attend", ["whole matrix", "flex"])
+@pytest.mark.parametrize("attend_by", ["whole matrix", "flex"])
 def test_packed_rows_give_the_scores_and_gradients_of_plain_ones(
-    name: str, attend: str, monkeypatch: pytest.MonkeyPatch
+    name: str, attend_by: str, monkeypatch: pytest.MonkeyPatch
 ):
     """FlexAttention itself by its scores alone: it has no backward pass on a CPU."""
-    gradients = attend == "whole matrix"
+    gradients = attend_by == "whole matrix"
     if not gradients:
-        monkeypatch.setattr(packed, "_whole_matrix", packed._flex)
+        monkeypatch.setattr(attention, "whole_matrix", packed.flex)
     classifier = packing(name)
     tokens, groups = families()
     assert classifier.packs_exactly
@@ -81,8 +81,8 @@ def test_scores_are_capped_where_a_model_caps_them():
     )
     given = query, key, value, rows.attention_mask.masks(), 8**-0.5
     with torch.no_grad():
-        flex, free = packed._flex(*given, 2.0), packed._flex(*given, None)
-    torch.testing.assert_close(flex, packed._whole_matrix(*given, 2.0), atol=1e-5, rtol=1e-5)
+        flex, free = packed.flex(*given, 2.0), packed.flex(*given, None)
+    torch.testing.assert_close(flex, packed.whole_matrix(*given, 2.0), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(flex, free, atol=1e-2)
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from quick_config import quick_config
 from rich.console import Console
 
 from rmexp.cli import main
@@ -69,19 +70,8 @@ def test_a_failure_leaves_its_bar_where_it_was() -> None:
 
 
 def test_rating_training_and_scoring_tell_how_far_they_are(tmp_path: Path) -> None:
-    config = trial_config(
-        {
-            "r": 1,
-            "epochs": 2,
-            "data": {"limit": 40},
-            "rules": {"ids": ["answers_alarming_wording", "no_invented_intent"]},
-            "rater": {"kind": "custom", "target": "word_rater:WordRater"},
-            "model": {"name": "tiny"},
-            "trainer": {"threads": 1, "batch_pairs": 8},
-            "tracker": {"kind": "none"},
-            "cache_dir": str(tmp_path / "cache"),
-        }
-    )
+    trainer = {"threads": 1, "batch_pairs": 8}
+    config = trial_config(quick_config(tmp_path, epochs=2, trainer=trainer))
     told: dict[str, list[tuple[int, int]]] = {}
     steps: list[str] = []
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from reward_runs import COUNT, labelled, run, weights
+from stopped_training import stopping_at
 
 from rmexp.backbone.options import PeftOptions
 from rmexp.errors import UserError
@@ -27,10 +28,14 @@ def test_outcomes_on_a_device_join_those_of_a_checkpoint(monkeypatch: pytest.Mon
     assert values.tolist() == [[1.0] * 3, [1.0] * 3, [0.0] * 3]
 
 
+def cut(directory: Path, cache: Path, *, at: int, **options: Any) -> None:
+    """A run that stops by an error at a step, and leaves its checkpoint."""
+    with stopping_at(at, KeyError("stopped")), pytest.raises(KeyError):
+        run(directory, cache, **options)
+
+
 @pytest.mark.parametrize("stop_at", [3, 6, 9])
-def test_a_stopped_run_goes_on_to_the_same_bits(
-    stop_at: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_stopped_run_goes_on_to_the_same_bits(stop_at: int, tmp_path: Path, cache: Path):
     options: dict[str, Any] = {
         "peft": PeftOptions(kind="lora", dropout=0.2),
         "epochs": 3,
@@ -40,17 +45,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     whole = run(tmp_path / "whole", cache, **options)
     assert whole.history[-1]["validation/moved"] > 0
     assert whole.history[0]["train/tokens_saved"] > 0.2
-    original = RewardModule.training_step
-
-    def stopping(self: RewardModule, batch: Any, batch_index: int) -> torch.Tensor:
-        if self.global_step == stop_at:
-            raise KeyError("stopped")
-        return original(self, batch, batch_index)
-
-    monkeypatch.setattr(RewardModule, "training_step", stopping)
-    with pytest.raises(KeyError):
-        run(tmp_path / "cut", cache, **options)
-    monkeypatch.setattr(RewardModule, "training_step", original)
+    cut(tmp_path / "cut", cache, at=stop_at, **options)
     seen: list[int] = []
     resumed = run(
         tmp_path / "cut", cache, resume=True, report=lambda epoch, _: seen.append(epoch), **options
@@ -105,23 +100,6 @@ def test_a_run_without_room_for_a_checkpoint_says_so(
 ):
     run(tmp_path, cache, **options)
     assert (said in capfd.readouterr().err) if said else not capfd.readouterr().err
-
-
-def cut(directory: Path, cache: Path, *, at: int, **options: Any) -> None:
-    """A run that stops by an error at a step, and leaves its checkpoint."""
-    from rmexp.reward.module import RewardModule
-
-    original = RewardModule.training_step
-
-    def stopping(self: RewardModule, batch: Any, batch_index: int) -> torch.Tensor:
-        if self.global_step == at:
-            raise KeyError("stopped")
-        return original(self, batch, batch_index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RewardModule, "training_step", stopping)
-        with pytest.raises(KeyError):
-            run(directory, cache, **options)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from reward_runs import COUNT, labelled, run, weights
+from stopped_training import stopping_at
 
 from rmexp.reward.batches import PairBatch, PairSampler
 from rmexp.reward.module import RewardModule
@@ -48,27 +50,18 @@ def test_a_step_in_parts_is_the_same_step(
 
 
 @pytest.mark.parametrize("stop_at", [1, 4])
-def test_a_run_in_parts_goes_on_to_the_same_bits(
-    stop_at: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_in_parts_goes_on_to_the_same_bits(stop_at: int, tmp_path: Path, cache: Path) -> None:
     """Epochs of three steps in three, three and two parts, a checkpoint due behind each step."""
     options: dict[str, Any] = {"epochs": 2, "batch_pairs": 5, "micro_batch_pairs": 2}
     options["checkpoint_steps"] = 1
     whole = run(tmp_path / "whole", cache, **options)
-    original = RewardModule.training_step
-    parts = 0
-
-    def stopping(self: RewardModule, batch: PairBatch, batch_index: int) -> torch.Tensor:
-        nonlocal parts
-        parts += self.global_step == stop_at
-        if parts == 2:
-            raise KeyError("stopped")  # within the step: its first part is lost
-        return original(self, batch, batch_index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RewardModule, "training_step", stopping)
-        with pytest.raises(KeyError):
-            run(tmp_path / "cut", cache, **options)
+    calls = itertools.count(1)
+    # Within the step: its first part is lost.
+    with (
+        stopping_at(stop_at, KeyError("stopped"), where=lambda module: next(calls) == 2),
+        pytest.raises(KeyError),
+    ):
+        run(tmp_path / "cut", cache, **options)
     resumed = run(tmp_path / "cut", cache, must_resume=True, **options)
     for name, weight in weights(whole).items():
         assert torch.equal(weights(resumed)[name], weight), name

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quick_config import quick_config
+from stopped_training import stopping_at
 
 from rmexp.cli import main
 from rmexp.errors import UserError
-from rmexp.reward.module import RewardModule
 from rmexp.trial.going_on import forget_checkpoints, run_to_go_on
 from rmexp.trial.record import TrialRecord
 from rmexp.trial.run import run_trial
@@ -29,31 +30,17 @@ STEPS = 15
 
 @pytest.fixture
 def plain(tmp_path: Path) -> dict:
-    return {
-        "r": 1,
-        "epochs": 3,
-        "learning_rate": 0.01,
-        "data": {"limit": 40},
-        "rules": {"ids": ["answers_alarming_wording", "no_invented_intent"]},
-        "rater": {"kind": "custom", "target": "word_rater:WordRater"},
-        "model": {"name": "tiny"},
-        "trainer": {"threads": 1, "batch_pairs": 4, "warmup_steps": 0, "checkpoint_steps": 1},
-        "tracker": {"kind": "none"},
-        "cache_dir": str(tmp_path / "cache"),
-    }
+    return quick_config(
+        tmp_path,
+        epochs=3,
+        learning_rate=0.01,
+        trainer={"threads": 1, "batch_pairs": 4, "warmup_steps": 0, "checkpoint_steps": 1},
+    )
 
 
 def cut(config: TrialConfig, directory: Path, *, at: int) -> TrialRecord:
     """The trial fails at a step."""
-    original = RewardModule.training_step
-
-    def stopping(self: RewardModule, batch: Any, batch_index: int) -> Any:
-        if self.global_step == at:
-            raise RuntimeError("the machine caught fire")
-        return original(self, batch, batch_index)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RewardModule, "training_step", stopping)
+    with stopping_at(at, RuntimeError("the machine caught fire")):
         record = run_trial(config, directory=directory)
     assert record.reason == "RuntimeError: the machine caught fire"
     return record

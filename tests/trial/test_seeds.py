@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 from quick_config import quick_config
+from stopped_training import stopping_at
 
 from rmexp.cli import main
 from rmexp.errors import UserError
@@ -25,16 +27,13 @@ def config_of(tmp_path: Path, **more: Any) -> TrialConfig:
     return trial_config(quick_config(tmp_path, **{"seeds": SEEDS, "epochs": 2, **more}))
 
 
-def failing_at(step: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def failing_at(step: int, seed: int) -> AbstractContextManager[None]:
     """Training with one of the seeds fails at a step."""
-    original = RewardModule.training_step
-
-    def stopping(self: RewardModule, batch: Any, batch_index: int) -> Any:
-        if self.trainer.default_root_dir.endswith(f"seed-{seed}") and self.global_step == step:
-            raise RuntimeError("the machine caught fire")
-        return original(self, batch, batch_index)
-
-    monkeypatch.setattr(RewardModule, "training_step", stopping)
+    return stopping_at(
+        step,
+        RuntimeError("the machine caught fire"),
+        where=lambda module: module.trainer.default_root_dir.endswith(f"seed-{seed}"),
+    )
 
 
 def test_a_trial_is_the_mean_of_its_seeds(tmp_path: Path) -> None:
@@ -119,8 +118,7 @@ def test_a_seed_that_fails_is_named_and_the_others_are_not_trained_again(
     trainer = {"threads": 1, "batch_pairs": 4, "warmup_steps": 0, "checkpoint_steps": 2}
     config = config_of(tmp_path, trainer=trainer)
     whole = run_trial(config, directory=tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        failing_at(5, SEEDS[1], patch)
+    with failing_at(5, SEEDS[1]):
         failed = run_trial(config, directory=tmp_path / "failed")
     assert failed.state == "failed"
     assert failed.reason == "seed 1: RuntimeError: the machine caught fire"
@@ -153,17 +151,12 @@ def test_a_seed_that_fails_is_named_and_the_others_are_not_trained_again(
 
 
 def test_a_single_run_goes_on_by_ckpt_path(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    quick: list[str],
+    capsys: pytest.CaptureFixture[str], quick: list[str]
 ) -> None:
     words = ["train", *quick, "seeds=[3,1]", "trainer.checkpoint_steps=1"]
     words += ["trainer.batch_pairs=4", "trainer.warmup_steps=0"]
-    with monkeypatch.context() as patch:
-        failing_at(2, SEEDS[1], patch)
-        with pytest.raises(SystemExit):
-            main(words)
+    with failing_at(2, SEEDS[1]), pytest.raises(SystemExit):
+        main(words)
     with pytest.raises(SystemExit):
         main([*words, "gamma=0.25", "ckpt_path=last"])
     assert "gamma was 1.0, now 0.25" in capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""What a trial, and each of its seeds, keeps on the disk while it runs; light to import."""
+"""What an unfinished trial, and each of its seeds, keeps on the disk; light to import."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def remove_progress(directory: Path) -> None:
 def with_progress(trials: Path) -> set[Path]:
     """The directories below it in which :func:`remove_progress` may find something."""
     return {p.parent for last in (CHECKPOINTS, f"{_PREFIX}*") for p in trials.glob(f"*/{last}")}
+
+
+def copy_whole(old: Path, new: Path, leave_out: str = "") -> None:
+    """Copy a folder at once: whoever is killed in it, or fails, leaves no half of it.
+
+    Raises:
+        OSError, shutil.Error: it cannot be copied.
+    """
+    partial = new.with_name(f".{new.name}.{os.getpid()}")
+    try:
+        shutil.copytree(old, partial, ignore=shutil.ignore_patterns(leave_out))
+        partial.rename(new)
+    except (OSError, shutil.Error):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def parts(directory: Path) -> list[Path]:
